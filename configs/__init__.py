@@ -1,0 +1,1 @@
+"""Configuration shipped with tuban: Hydra trees, class tables, crosswalks and rule packs."""

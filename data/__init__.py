@@ -1,0 +1,1 @@
+"""Scenes, pairs, plans and data sets: everything that reads."""

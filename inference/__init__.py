@@ -1,0 +1,1 @@
+"""Pixels to rasters: windows, backends, streaming writers."""
