@@ -1,0 +1,209 @@
+"""Ellipsoidal areas in square metres and mu, and rounded parts that sum to their whole.
+
+The area of a polygon is that of the geodesic polygon through its vertices on the ellipsoid of its own
+datum, as GeographicLib computes it. `docs/areas.md` says why and how much that differs from a planar area.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyproj
+import shapely
+from pyproj.exceptions import CRSError, ProjError
+
+from tuban.errors import UsageError, VectorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float64]
+
+M2_PER_MU = 2000 / 3
+_POLYGON, _COLLECTION = 3, 7
+
+
+def geodesic_area(geometries: Iterable[Any], crs: Any, *, max_segment: float | None = None) -> FloatArray:
+    """Return the ellipsoidal area of each geometry in square metres.
+
+    Vertices are taken to the geographic CRS of the same datum (no datum shift) and joined by geodesics.
+    Holes are subtracted, the parts of a multipolygon or collection added. An edge between longitudes more
+    than 180 degrees apart takes the shorter way, across the antimeridian. Points, lines, empty and missing
+    geometries have area 0. The order and direction of rings do not matter.
+
+    Args:
+        geometries: shapely geometries, `(n,)`; a GeoSeries or one array of them.
+        crs: CRS of the coordinates, anything pyproj or rasterio knows; x is easting or longitude.
+        max_segment: longest edge in CRS units; longer ones get vertices on the straight line drawn in the
+            CRS, so that the result is the area of the polygon as drawn. The default joins the vertices
+            that are there, as pyproj's `Geod` does.
+
+    Returns:
+        float64 `(n,)`, square metres, never negative for a valid polygon.
+
+    Raises:
+        VectorError: the CRS is missing, unknown or not tied to the Earth; a vertex is outside of where the
+            projection is defined.
+
+    References:
+        Karney (2013), Algorithms for geodesics, J. Geodesy 87, 43-55.
+
+    Example:
+        >>> box = shapely.box(116.0, 40.0, 116.001, 40.001)
+        >>> round(float(geodesic_area([box], "EPSG:4490")[0]), 2)
+        9480.18
+    """
+    shapes = np.asarray(shapely_array(geometries), dtype=object)
+    result = np.zeros(len(shapes))
+    geod, transformer, degrees = _geodesy(_crs_text(crs))
+    parts, owner = _polygons(shapes)
+    if not len(parts):
+        return result
+    if max_segment is not None:
+        if not max_segment > 0:
+            raise UsageError(f"max_segment {max_segment}: give a length above 0 in CRS units, or None")
+        parts = shapely.segmentize(parts, max_segment)
+    rings, part_of_ring = shapely.get_rings(parts, return_index=True)
+    points, ring_of_point = shapely.get_coordinates(rings, return_index=True)
+    lon, lat = _geographic(points, transformer, degrees)
+    starts = np.searchsorted(ring_of_point, np.arange(len(rings) + 1))
+    measure = geod.polygon_area_perimeter
+    # The closing vertex adds an edge of length 0 and is left out.
+    areas = np.array([
+        abs(measure(lon[a : b - 1], lat[a : b - 1])[0]) for a, b in zip(starts[:-1], starts[1:], strict=True)
+    ])
+    is_hole = np.r_[False, part_of_ring[1:] == part_of_ring[:-1]]
+    np.add.at(result, owner[part_of_ring], np.where(is_hole, -areas, areas))
+    return result
+
+
+def to_mu(m2: Any) -> FloatArray:
+    """Return areas in mu (亩): 1 mu is 2000/3 square metres.
+
+    Example:
+        >>> float(to_mu(2000.0))
+        3.0
+    """
+    return np.asarray(m2, dtype=np.float64) * 3.0 / 2000.0
+
+
+def allot(parts: Sequence[float] | FloatArray, total: float, *, decimals: int = 2, tolerance: float = 1e-6) -> FloatArray:
+    """Round parts so that they sum exactly to the rounded total (largest remainder).
+
+    A part moves by less than one unit of the last decimal when the parts already sum to the total; what
+    the parts miss within `tolerance` is shared in proportion to them.
+
+    Args:
+        parts: amounts, `(n,)`, none negative.
+        total: what they must sum to, in the same unit.
+        decimals: decimals kept, 0 to 9.
+        tolerance: largest relative gap between `sum(parts)` and `total` that counts as numerical noise;
+            half a unit of the last decimal for each part is always allowed.
+
+    Returns:
+        float64 `(n,)`; the decimal numbers printed for them sum exactly to `round(total, decimals)`.
+
+    Raises:
+        UsageError: a part or the total is negative or not finite; the parts do not sum to the total.
+
+    Example:
+        >>> allot([1 / 3, 1 / 3, 1 / 3], 1.0).tolist()
+        [0.34, 0.33, 0.33]
+    """
+    amounts = np.asarray(parts, dtype=np.float64)
+    if not 0 <= decimals <= 9:
+        raise UsageError(f"decimals {decimals}: give 0 to 9")
+    if not (isfinite(total) and total >= 0 and np.isfinite(amounts).all() and (amounts >= 0).all()):
+        raise UsageError("allot: parts and total must be finite and not negative; repair the geometry they come from")
+    unit = 10**decimals
+    whole = round(total * unit)
+    if not len(amounts):
+        if whole:
+            raise UsageError(f"allot: no parts for a total of {total}; give at least one part, or a total of 0")
+        return amounts
+    have = float(amounts.sum())
+    if abs(have - total) > max(tolerance * max(have, total), 0.5 * len(amounts) / unit):
+        raise UsageError(f"allot: parts sum to {have}, not to {total}; clip first, then measure all parts alike")
+    # All shares are equal where every part is 0 and the total is within rounding of it.
+    share = amounts / have if have else np.full(len(amounts), 1 / len(amounts))
+    quota = share * whole
+    units = np.floor(quota).astype(np.int64)
+    missing = whole - int(units.sum())
+    if missing >= 0:
+        units[np.argsort(units - quota, kind="stable")[:missing]] += 1
+    else:  # The floats of `quota` may add up to a unit too many where amounts exceed 2**53 units.
+        units[np.argsort(-units, kind="stable")[:-missing]] -= 1
+    return units / unit
+
+
+def shapely_array(geometries: Iterable[Any]) -> npt.NDArray[np.object_]:
+    """Return geometries as an object array of shapely geometries, `(n,)`, without copying where it is one."""
+    values = getattr(geometries, "values", geometries)
+    if not isinstance(values, np.ndarray):
+        values = list(values)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _crs_text(crs: Any) -> str:
+    """Return a hashable form of a CRS for the cache."""
+    if crs is None or crs == "":
+        raise VectorError("no CRS: areas need one; give the layer its CRS (for CGCS2000 degrees: EPSG:4490)")
+    try:
+        return str(pyproj.CRS.from_user_input(crs).to_wkt())
+    except CRSError as error:
+        raise VectorError(f"unknown CRS {crs!r}: give an EPSG code, WKT or PROJ string ({error})") from error
+
+
+@lru_cache(maxsize=64)
+def _geodesy(wkt: str) -> tuple[pyproj.Geod, pyproj.Transformer | None, float]:
+    """Return the ellipsoid, the way to geographic coordinates (None: they are) and degrees per their unit."""
+    crs = pyproj.CRS.from_wkt(wkt)
+    if crs.is_bound and crs.source_crs is not None:
+        crs = crs.source_crs
+    base = crs.geodetic_crs
+    geod = crs.get_geod()
+    if base is None or geod is None:
+        raise VectorError(f"CRS {crs.name!r} is not tied to the Earth: give a geographic or projected CRS")
+    base = base.to_2d()
+    degrees = float(np.degrees(base.axis_info[0].unit_conversion_factor))
+    if crs.is_geographic:
+        return geod, None, degrees
+    return geod, pyproj.Transformer.from_crs(crs.to_2d(), base, always_xy=True), degrees
+
+
+def _polygons(shapes: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.intp]]:
+    """Return the single polygons in `shapes` and the index of the geometry each belongs to."""
+    owner = np.arange(len(shapes))
+    while True:
+        parts, index = shapely.get_parts(shapes, return_index=True)
+        owner = owner[index]
+        kinds = shapely.get_type_id(parts)
+        if not (kinds >= _COLLECTION - 1).any():
+            keep = (kinds == _POLYGON) & ~shapely.is_empty(parts)
+            return parts[keep], owner[keep]
+        shapes = parts
+
+
+def _geographic(
+    points: FloatArray, transformer: pyproj.Transformer | None, degrees: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return longitude and latitude in degrees of `(n, 2)` points."""
+    x, y = points[:, 0], points[:, 1]
+    if transformer is not None:
+        try:
+            x, y = transformer.transform(x, y)
+        except ProjError as error:
+            raise VectorError(f"cannot transform to longitude and latitude: {error}; check the layer's CRS") from error
+    lon, lat = x * degrees, y * degrees
+    bad = ~(np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) <= 90.0 + 1e-9))
+    if bad.any():
+        first = points[int(np.argmax(bad))].tolist()
+        raise VectorError(f"vertex {first} is outside of where the CRS is defined; check the layer's CRS and units")
+    return np.ascontiguousarray(lon), np.ascontiguousarray(lat)
