@@ -7,6 +7,7 @@ datum, as GeographicLib computes it. `docs/areas.md` says why and how much that 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     FloatArray = npt.NDArray[np.float64]
 
 M2_PER_MU = 2000 / 3
-_POLYGON, _COLLECTION = 3, 7
+_POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7  # type ids of shapely
 
 
 def geodesic_area(geometries: Iterable[Any], crs: Any, *, max_segment: float | None = None) -> FloatArray:
@@ -56,14 +57,24 @@ def geodesic_area(geometries: Iterable[Any], crs: Any, *, max_segment: float | N
     Example:
         >>> box = shapely.box(116.0, 40.0, 116.001, 40.001)
         >>> round(float(geodesic_area([box], "EPSG:4490")[0]), 2)
-        9480.18
+        9481.61
     """
-    shapes = np.asarray(shapely_array(geometries), dtype=object)
-    result = np.zeros(len(shapes))
+    return geodesic_area_perimeter(geometries, crs, max_segment=max_segment)[0]
+
+
+def geodesic_area_perimeter(
+    geometries: Iterable[Any], crs: Any, *, max_segment: float | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return ellipsoidal areas in square metres and perimeters (holes included) in metres, each `(n,)`.
+
+    Args and errors are those of `geodesic_area`.
+    """
+    shapes = shapely_array(geometries)
+    area, perimeter = np.zeros(len(shapes)), np.zeros(len(shapes))
     geod, transformer, degrees = _geodesy(_crs_text(crs))
     parts, owner = _polygons(shapes)
     if not len(parts):
-        return result
+        return area, perimeter
     if max_segment is not None:
         if not max_segment > 0:
             raise UsageError(f"max_segment {max_segment}: give a length above 0 in CRS units, or None")
@@ -71,15 +82,15 @@ def geodesic_area(geometries: Iterable[Any], crs: Any, *, max_segment: float | N
     rings, part_of_ring = shapely.get_rings(parts, return_index=True)
     points, ring_of_point = shapely.get_coordinates(rings, return_index=True)
     lon, lat = _geographic(points, transformer, degrees)
-    starts = np.searchsorted(ring_of_point, np.arange(len(rings) + 1))
+    starts = np.searchsorted(ring_of_point, np.arange(len(rings) + 1)).tolist()
     measure = geod.polygon_area_perimeter
-    # The closing vertex adds an edge of length 0 and is left out.
-    areas = np.array([
-        abs(measure(lon[a : b - 1], lat[a : b - 1])[0]) for a, b in zip(starts[:-1], starts[1:], strict=True)
-    ])
-    is_hole = np.r_[False, part_of_ring[1:] == part_of_ring[:-1]]
-    np.add.at(result, owner[part_of_ring], np.where(is_hole, -areas, areas))
-    return result
+    # The closing vertex would only add an edge of length 0.
+    measured = np.array([measure(lon[a : b - 1], lat[a : b - 1]) for a, b in pairwise(starts)])
+    ring_area = np.abs(measured[:, 0])
+    ring_area[1:][part_of_ring[1:] == part_of_ring[:-1]] *= -1.0  # rings after a part's first are its holes
+    np.add.at(area, owner[part_of_ring], ring_area)
+    np.add.at(perimeter, owner[part_of_ring], measured[:, 1])
+    return area, perimeter
 
 
 def to_mu(m2: Any) -> FloatArray:
@@ -185,7 +196,7 @@ def _polygons(shapes: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.object_],
         parts, index = shapely.get_parts(shapes, return_index=True)
         owner = owner[index]
         kinds = shapely.get_type_id(parts)
-        if not (kinds >= _COLLECTION - 1).any():
+        if not np.isin(kinds, (_MULTIPOLYGON, _COLLECTION)).any():
             keep = (kinds == _POLYGON) & ~shapely.is_empty(parts)
             return parts[keep], owner[keep]
         shapes = parts

@@ -1,0 +1,371 @@
+"""Predicts change and land cover for a pair of any size: pair + bundle in, four COGs out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import rasterio
+from pydantic import BaseModel, ConfigDict, Field
+from rasterio.windows import Window
+
+from tuban.data.classes import classes as land_classes
+from tuban.errors import ModelError, PairError
+from tuban.inference.backends import Backend, BackendName, Prediction, available_cores, open_backend
+from tuban.inference.engine import stream
+from tuban.inference.windows import CoreWindow, WindowPlan, plan_windows
+from tuban.inference.writer import RasterSpec, RasterWriter
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    from affine import Affine
+    from numpy.typing import NDArray
+    from rasterio.crs import CRS
+
+    from tuban.models.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+NODATA = 255
+# Probability is stored in 255 steps: 0 = 0.0, 254 = 1.0.
+PROBABILITY_STEPS = 254
+LANDCOVER_NODATA = 0
+
+
+class InferenceSettings(BaseModel):
+    """How the model is run; none of it changes the results beyond floating-point noise.
+
+    Attributes:
+        backend: what runs the network; `auto` is ONNX Runtime.
+        tile: largest side in pixels fed to the network, halo included; None = the bundle's. Larger tiles waste less
+            on halos and take more memory.
+        batch: windows run at once.
+        threads: threads of the network; 0 = every core this process may use.
+        ahead: batches read ahead and batches waiting to be written, at most.
+        cache_mb: memory for GDAL's block cache, in MB.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: BackendName = "auto"
+    tile: int | None = Field(default=None, ge=16, le=8192)
+    batch: int = Field(default=1, ge=1, le=256)
+    threads: int = Field(default=0, ge=0, le=1024)
+    ahead: int = Field(default=2, ge=1, le=64)
+    cache_mb: int = Field(default=128, ge=16, le=65536)
+
+
+class PairData(Protocol):
+    """One window of a pair: values `(bands, h, w)` float32, and which pixels are valid at both dates `(h, w)`."""
+
+    @property
+    def before(self) -> NDArray[np.float32]:
+        """Values of the first date."""
+
+    @property
+    def after(self) -> NDArray[np.float32]:
+        """Values of the second date."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """True where both dates hold a value."""
+
+
+class PairReader(Protocol):
+    """What inference needs of `tuban.data.pair.Pair`. `read` is only ever called from one thread at a time."""
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+
+    @property
+    def crs(self) -> CRS:
+        """CRS of the grid."""
+
+    @property
+    def transform(self) -> Affine:
+        """Affine transform of the grid."""
+
+    def read(self, window: Window, names: tuple[str, ...]) -> PairData:
+        """Read a window inside the pair; a band that a scene lacks is NaN everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRasters:
+    """What `predict_change` wrote.
+
+    Attributes:
+        change: COG, 0 unchanged, 1 changed, 255 nodata.
+        probability: COG, probability × 254, 255 nodata.
+        landcover_before: COG, unified classes, 0 nodata.
+        landcover_after: COG, unified classes, 0 nodata.
+        valid_px: pixels valid at both dates.
+        nodata_px: the others.
+        backend: what ran the network.
+        seconds: wall time.
+        details: how it was run, JSON-ready, for `run.json`.
+    """
+
+    change: Path
+    probability: Path
+    landcover_before: Path
+    landcover_after: Path
+    valid_px: int
+    nodata_px: int
+    backend: str
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class _Loaded(NamedTuple):
+    """A window ready for the network; `before` and `after` are None where no pixel of the core is valid."""
+
+    window: CoreWindow
+    valid: NDArray[np.bool_]
+    before: NDArray[np.float32] | None
+    after: NDArray[np.float32] | None
+
+
+class _Made(NamedTuple):
+    """A window's outputs over its core, None where it was not run."""
+
+    window: CoreWindow
+    valid: NDArray[np.bool_]
+    prediction: Prediction | None
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What has been done so far; only ever touched by one thread at a time."""
+
+    windows_run: int = 0
+    windows_skipped: int = 0
+    valid_px: int = 0
+    done_px: int = 0
+
+
+def predict_change(
+    pair: PairReader,
+    bundle: Bundle,
+    out_dir: str | os.PathLike[str],
+    *,
+    settings: InferenceSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ChangeRasters:
+    """Run a bundle over a pair of any size, in memory that does not depend on the size.
+
+    Args:
+        pair: the two scenes on one grid.
+        bundle: the model.
+        out_dir: folder of the results; made if it does not exist. Files there are replaced when all is done.
+        settings: how to run it; the default takes everything from the bundle.
+        progress: called in the calling thread with pixels done and pixels in all.
+
+    Returns:
+        Paths and counts.
+
+    Raises:
+        ModelError: the network cannot be run, or gives values that are no probabilities.
+        OutputError: results cannot be written; nothing is left under a final name.
+        PairError: not one pixel is valid at both dates.
+        UsageError: the tile leaves no core inside the halo, or the backend does not exist.
+    """
+    started = time.perf_counter()
+    settings = settings or InferenceSettings()
+    tile = settings.tile or bundle.tile
+    plan = plan_windows(pair.height, pair.width, tile=tile, halo=bundle.halo, stride=bundle.stride)
+    backend = open_backend(settings.backend, bundle, threads=settings.threads)
+    counts = _Counts()
+    threads = settings.threads or available_cores()
+    with (
+        rasterio.Env(GDAL_CACHEMAX=settings.cache_mb),
+        RasterWriter(Path(out_dir), plan, pair.crs, pair.transform, _specs(bundle), threads=threads) as writer,
+    ):
+        stream(
+            _groups(plan, settings.batch),
+            read=partial(_read_group, pair, bundle, plan),
+            run=partial(_run_group, backend, plan, counts, progress),
+            write=partial(_write_group, writer, bundle, counts),
+            depth=settings.ahead,
+        )
+        if counts.valid_px == 0:
+            raise PairError("no pixel is valid at both dates; check the nodata values, the masks and the overlap")
+        paths = writer.finish()
+    if progress is not None:
+        progress(plan.total_px, plan.total_px)
+    seconds = time.perf_counter() - started
+    log.info("%d windows run, %d skipped, %.1f s", counts.windows_run, counts.windows_skipped, seconds)
+    return ChangeRasters(
+        **paths,
+        valid_px=counts.valid_px,
+        nodata_px=plan.total_px - counts.valid_px,
+        backend=backend.name,
+        seconds=seconds,
+        details={
+            "model": bundle.model_id,
+            "threshold": bundle.threshold,
+            "windows_run": counts.windows_run,
+            "windows_skipped": counts.windows_skipped,
+            "plan": asdict(plan),
+            "settings": settings.model_dump(mode="json"),
+        },
+    )
+
+
+def _specs(bundle: Bundle) -> list[RasterSpec]:
+    tags = {"TUBAN_MODEL": bundle.model_id}
+    cover = {value: _rgb(entry.color) for value, entry in land_classes().items()}
+    change = {0: (235, 235, 235), 1: (214, 40, 40), NODATA: (0, 0, 0)}
+    scaled = {**tags, "SCALE": f"probability = value / {PROBABILITY_STEPS}"}
+    return [
+        RasterSpec("change", NODATA, "0 unchanged, 1 changed", change, tags=tags),
+        RasterSpec("probability", NODATA, "probability of change x 254", resampling="AVERAGE", tags=scaled),
+        RasterSpec("landcover_before", LANDCOVER_NODATA, "land cover before", cover, tags=tags),
+        RasterSpec("landcover_after", LANDCOVER_NODATA, "land cover after", cover, tags=tags),
+    ]
+
+
+def _rgb(text: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
+
+
+def _groups(plan: WindowPlan, batch: int) -> Iterator[list[CoreWindow]]:
+    """Yield batches that never cross a row of windows, so what stands in a batch does not depend on where a run began."""
+    for row in range(plan.rows):
+        indices = range(row * plan.cols, (row + 1) * plan.cols)
+        for start in range(0, plan.cols, batch):
+            yield [plan.window(index) for index in indices[start : start + batch]]
+
+
+def _read_group(pair: PairReader, bundle: Bundle, plan: WindowPlan, group: list[CoreWindow]) -> list[_Loaded]:
+    return [_read(pair, bundle, plan, window) for window in group]
+
+
+def _read(pair: PairReader, bundle: Bundle, plan: WindowPlan, window: CoreWindow) -> _Loaded:
+    """Read a window with its halo, reflected where it reaches outside, invalid pixels as NaN."""
+    rows, cols = plan.source_rows(window), plan.source_cols(window)
+    top, left = int(rows.min()), int(cols.min())
+    source = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
+    data = pair.read(source, bundle.bands)
+    core_valid = data.valid[
+        window.row - top : window.row - top + window.height, window.col - left : window.col - left + window.width
+    ].copy()
+    if not core_valid.any():
+        return _Loaded(window, core_valid, None, None)
+    _check_required(data, bundle, window)
+    take = np.ix_(rows - top, cols - left)
+    invalid = ~data.valid[take]
+    before, after = (_fed(values, take, invalid) for values in (data.before, data.after))
+    return _Loaded(window, core_valid, before, after)
+
+
+def _fed(
+    values: NDArray[np.float32], take: tuple[NDArray[np.intp], ...], invalid: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    fed = np.ascontiguousarray(values[(slice(None), *take)], dtype=np.float32)
+    fed[:, invalid] = np.nan
+    return fed
+
+
+def _check_required(data: PairData, bundle: Bundle, window: CoreWindow) -> None:
+    """Refuse a scene that lacks a band the model needs: a valid pixel is NaN only in a band that is not there."""
+    place = np.unravel_index(int(data.valid.argmax()), data.valid.shape)
+    for date, values in (("before", data.before), ("after", data.after)):
+        lacking = [
+            name
+            for name, value in zip(bundle.bands, values[(slice(None), *place)], strict=True)
+            if name in bundle.required_bands and not np.isfinite(value)
+        ]
+        if lacking:
+            raise ModelError(
+                f"{bundle.name} needs {', '.join(lacking)}, which the scene {date} lacks "
+                f"(row {window.row}, column {window.col}); use images that have it or another model"
+            )
+
+
+def _run_group(
+    backend: Backend,
+    plan: WindowPlan,
+    counts: _Counts,
+    progress: Callable[[int, int], None] | None,
+    group: list[_Loaded],
+) -> list[_Made]:
+    feeds = [loaded for loaded in group if loaded.before is not None]
+    predictions: dict[int, Prediction] = {}
+    if feeds:
+        before, after = (np.stack([getattr(loaded, date) for loaded in feeds]) for date in ("before", "after"))
+        result = backend.run(before, after)
+        for position, loaded in enumerate(feeds):
+            predictions[loaded.window.index] = _core(result, position, loaded.window, plan.halo)
+    counts.windows_run += len(feeds)
+    counts.windows_skipped += len(group) - len(feeds)
+    if progress is not None:
+        counts.done_px += sum(loaded.window.pixels for loaded in group)
+        # The last pixel is done when the files stand under their names, not before.
+        progress(min(counts.done_px, plan.total_px - 1), plan.total_px)
+    return [_Made(loaded.window, loaded.valid, predictions.get(loaded.window.index)) for loaded in group]
+
+
+def _core(result: Prediction, position: int, window: CoreWindow, halo: int) -> Prediction:
+    rows, cols = slice(halo, halo + window.height), slice(halo, halo + window.width)
+    return Prediction(*(output[position, ..., rows, cols] for output in result))
+
+
+def _write_group(writer: RasterWriter, bundle: Bundle, counts: _Counts, group: list[_Made]) -> None:
+    for made in group:
+        writer.write(made.window, encode(made.prediction, made.valid, bundle, made.window))
+        counts.valid_px += int(np.count_nonzero(made.valid))
+
+
+def encode(
+    prediction: Prediction | None, valid: NDArray[np.bool_], bundle: Bundle, window: CoreWindow
+) -> dict[str, NDArray[np.uint8]]:
+    """Turn probabilities into the four uint8 rasters of one window.
+
+    Args:
+        prediction: outputs over the core, `(classes, h, w)` and `(h, w)`; None where the model was not run.
+        valid: `(h, w)`, which pixels hold a result.
+        bundle: gives the threshold and the classes.
+        window: where it is, for the message.
+
+    Returns:
+        uint8 `(h, w)` for each raster by name; nodata where not `valid`.
+
+    Raises:
+        ModelError: an output is not finite or no probability.
+    """
+    if prediction is None:
+        blank = np.full(valid.shape, NODATA, np.uint8)
+        none = np.full(valid.shape, LANDCOVER_NODATA, np.uint8)
+        return {"change": blank, "probability": blank, "landcover_before": none, "landcover_after": none}
+    for name, output in zip(Prediction._fields, prediction, strict=True):
+        low, high = float(output.min()), float(output.max())
+        # NaN compares false, so it is refused too; rounding may exceed 1 by a little.
+        if not (low >= -1e-3 and high <= 1.001):
+            raise ModelError(
+                f"{bundle.name}: {name} holds {low:g} to {high:g}, not probabilities, in the window at row "
+                f"{window.row}, column {window.col}; export the model again"
+            )
+    steps = np.rint(prediction.change * PROBABILITY_STEPS).clip(0, PROBABILITY_STEPS).astype(np.uint8)
+    table = np.asarray(bundle.classes, np.uint8)
+    covers = {
+        name: np.where(valid, table[output.argmax(axis=0)], np.uint8(LANDCOVER_NODATA))
+        for name, output in zip(Prediction._fields[:2], prediction[:2], strict=True)
+    }
+    return {
+        "change": np.where(valid, (prediction.change >= bundle.threshold).astype(np.uint8), np.uint8(NODATA)),
+        "probability": np.where(valid, steps, np.uint8(NODATA)),
+        **covers,
+    }

@@ -1,0 +1,257 @@
+"""Change polygons (图斑) out of the rasters of a pair: classes, areas, confidence, stable ids.
+
+Everything is counted in the pass that traces the polygons, so that no polygon's pixels are read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import shapely
+from pydantic import BaseModel, ConfigDict, Field
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from tuban.data.classes import classes
+from tuban.errors import SceneError
+from tuban.postprocess.area import geodesic_area_perimeter, to_mu
+from tuban.postprocess.vectorize import PolygonBatch, VectorizeSettings, iter_polygons
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections import Counter
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    IntArray = npt.NDArray[np.int64]
+    BoolArray = npt.NDArray[np.bool_]
+
+_NODATA = 255
+_SCALE = 254  # probability.tif holds probability times this
+# Columns of the tally: pixels, changed pixels, pixels on an edge, sum and count of probability, then the
+# histograms of land cover before and after.
+_PIXELS, _CORE, _EDGE, _SUM, _KNOWN, _FIRST = range(6)
+
+COLUMNS = (
+    "change_id", "from_class", "to_class", "area_m2", "area_mu", "confidence", "compactness", "touches_edge",
+    "below_mmu", "to_class_assumed", "pixels",
+)  # fmt: skip
+
+
+class ChangeSource(Protocol):
+    """The rasters of one pair, on one grid (`inference.change.ChangeRasters`)."""
+
+    @property
+    def change(self) -> Path: ...
+    @property
+    def probability(self) -> Path: ...
+    @property
+    def landcover_before(self) -> Path: ...
+    @property
+    def landcover_after(self) -> Path: ...
+
+
+class ChangeClasses(Protocol):
+    """What a model's change output asserts (`models.bundle.Bundle`)."""
+
+    @property
+    def change_to_classes(self) -> tuple[int, ...]: ...
+
+
+class ChangeSettings(BaseModel):
+    """How change rasters become change polygons."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_pixels: int = Field(default=1, ge=1, description="smaller polygons are dropped, and counted")
+    grow_to: float | None = Field(
+        default=None, ge=0, le=1, description="grow changes over adjacent pixels of at least this probability"
+    )
+    mmu_m2: dict[str, float] = Field(
+        default={
+            **dict.fromkeys(("building", "road", "hardened", "photovoltaic", "built_mixed", "mining"), 200.0),
+            **dict.fromkeys(("facility_agri", "plastic_greenhouse"), 200.0),
+            **dict.fromkeys(("cropland", "orchard", "tree", "grass_shrub", "pond"), 400.0),
+        },
+        description="minimum mapping unit by to_class, m2; smaller changes are flagged, never dropped",
+    )
+    mmu_default_m2: float = Field(default=600.0, ge=0, description="minimum mapping unit of other classes, m2")
+    vectorize: VectorizeSettings = VectorizeSettings()
+
+
+def iter_changes(
+    rasters: ChangeSource,
+    bundle: ChangeClasses,
+    *,
+    settings: ChangeSettings | None = None,
+    dates: tuple[dt.date | None, dt.date | None] = (None, None),
+    counts: Counter[str] | None = None,
+) -> Iterator[gpd.GeoDataFrame]:
+    """Turn the change map of a pair into change polygons, in batches.
+
+    Args:
+        rasters: paths of the four rasters.
+        bundle: tells which classes a change can lead to.
+        settings: defaults where None.
+        dates: dates of both scenes; part of `change_id`.
+        counts: filled with `polygons`, `dropped_min_pixels`, `below_mmu`, `to_class_assumed`, `from_class_unknown`
+            and `touches_edge`, for run.json.
+
+    Yields:
+        Frames in the rasters' CRS with `COLUMNS` and `geometry`. `from_class`: most frequent known land cover
+        before (`ignore` where none is known). `to_class`: of `change_to_classes`, the most frequent one after;
+        where none occurs, the first of them, and `to_class_assumed` is true. `area_m2`: ellipsoidal, two
+        decimals. `confidence`: mean probability of its pixels. `compactness`: 4 pi area / perimeter2, at most 1.
+        `touches_edge`: next to nodata or at the scene's edge, so perhaps larger in truth. `below_mmu`: smaller
+        than the minimum mapping unit of its `to_class`. `change_id`: 16 hex digits out of outline and dates.
+
+    Raises:
+        SceneError: a raster cannot be read, or the rasters are not on one grid.
+    """
+    settings = settings or ChangeSettings()
+    with ExitStack() as stack:
+        try:
+            paths = (rasters.change, rasters.probability, rasters.landcover_before, rasters.landcover_after)
+            change, *others = [stack.enter_context(rasterio.open(path)) for path in paths]
+            for other in others:
+                if (other.shape, other.transform, other.crs) != (change.shape, change.transform, change.crs):
+                    raise SceneError(f"{other.name} is not on the grid of {change.name}; write all of a pair in one run")
+            crs = change.crs
+            reader = _Reader(change, others, settings.grow_to)
+            for batch in iter_polygons(
+                rasters.change, mask_values=(0,), settings=settings.vectorize, prepare=reader.prepare
+            ):
+                frame = _frame(batch, crs, bundle.change_to_classes, settings, dates, counts)
+                if len(frame):
+                    yield frame
+        except RasterioError as error:
+            raise SceneError(f"cannot read a change raster: {error}; run the detection again") from error
+
+
+class _Reader:
+    """Reads what belongs to a window and counts it by component."""
+
+    def __init__(self, change: Any, others: Sequence[Any], grow_to: float | None) -> None:
+        self.change, self.others, self.grow_to = change, others, grow_to
+
+    def prepare(self, window: Window, values: npt.NDArray[Any], keep: BoolArray) -> tuple[Any, BoolArray, Any]:
+        """Return the classes to trace, which pixels form polygons, and the tally over them."""
+        core = keep & (values != _NODATA)
+        probability, before, after = (source.read(1, window=window) for source in self.others)
+        keep = core
+        if self.grow_to is not None:
+            valid = (values != _NODATA) & (probability != _NODATA)
+            keep = core | (valid & (probability >= np.ceil(self.grow_to * _SCALE)))
+        rim = self._rim(window)
+        size = len(_names())
+        for source, cover in zip(self.others[1:], (before, after), strict=True):
+            if cover.max(initial=0) >= size:
+                raise SceneError(f"{source.name}: class {cover.max()} is not a unified class; use values 0 to {size - 1}")
+
+        def tally(labels: npt.NDArray[np.int32], count: int) -> IntArray:
+            at = np.flatnonzero(labels >= 0)
+            label = labels.ravel()[at].astype(np.int64)
+            chance = probability.ravel()[at]
+            known = chance != _NODATA
+            sums = np.zeros((count, _FIRST + 2 * size), dtype=np.int64)
+            for column, weight in (
+                (_PIXELS, None), (_CORE, core.ravel()[at]), (_EDGE, rim.ravel()[at]),
+                (_SUM, np.where(known, chance, 0)), (_KNOWN, known),
+            ):  # fmt: skip
+                sums[:, column] = np.bincount(label, weights=weight, minlength=count)
+            for start, cover in ((_FIRST, before), (_FIRST + size, after)):
+                key = label * size + cover.ravel()[at]
+                sums[:, start : start + size] = np.bincount(key, minlength=count * size).reshape(count, size)
+            return sums
+
+        return np.where(keep, np.uint8(1), np.uint8(0)), keep, tally
+
+    def _rim(self, window: Window) -> BoolArray:
+        """Return which pixels lie at the scene's edge or next to nodata."""
+        row, rows, width = int(window.row_off), int(window.height), int(window.width)
+        top, bottom = max(row - 1, 0), min(row + rows + 1, self.change.height)
+        read = self.change.read(1, window=Window(0, top, width, bottom - top)) == _NODATA
+        nodata = np.ones((rows + 2, width + 2), dtype=bool)  # outside of the scene nothing is known
+        nodata[top - row + 1 : bottom - row + 1, 1:-1] = read
+        rim: BoolArray = nodata[:-2, 1:-1] | nodata[2:, 1:-1] | nodata[1:-1, :-2] | nodata[1:-1, 2:]
+        return rim
+
+
+@cache
+def _names() -> npt.NDArray[np.object_]:
+    """Return the names of the unified classes by value."""
+    table = classes()
+    return np.array([table[value].name if value in table else str(value) for value in range(max(table) + 1)], dtype=object)
+
+
+def _frame(
+    batch: PolygonBatch,
+    crs: Any,
+    to_classes: Sequence[int],
+    settings: ChangeSettings,
+    dates: tuple[dt.date | None, dt.date | None],
+    counts: Counter[str] | None,
+) -> gpd.GeoDataFrame:
+    """Turn traced polygons and their tallies into a frame of `COLUMNS`."""
+    sums = batch.sums
+    real = sums[:, _CORE] > 0  # grown over: pixels that no change reaches are none
+    large = sums[:, _PIXELS] >= settings.min_pixels
+    sums, shapes = sums[real & large], batch.geometry[real & large]
+    names = _names()
+    size = len(names)
+    before, after = sums[:, _FIRST : _FIRST + size], sums[:, _FIRST + size :]
+    from_class = np.where(before[:, 1:].any(axis=1), before[:, 1:].argmax(axis=1) + 1, 0)
+    asserted = np.array(to_classes)
+    to_class = asserted[after[:, asserted].argmax(axis=1)]
+    assumed = ~after[:, asserted].any(axis=1)
+    area, perimeter = geodesic_area_perimeter(shapes, crs)
+    mmu = np.array([settings.mmu_m2.get(name, settings.mmu_default_m2) for name in names])
+    area_m2 = area.round(2)
+    frame = gpd.GeoDataFrame(
+        {
+            "change_id": [change_id(wkb, dates) for wkb in shapely.to_wkb(shapes, byte_order=1)],
+            "from_class": names[from_class],
+            "to_class": names[to_class],
+            "area_m2": area_m2,
+            "area_mu": to_mu(area_m2).round(4),
+            "confidence": (sums[:, _SUM] / np.maximum(sums[:, _KNOWN], 1) / _SCALE).round(4),
+            "compactness": np.minimum(4 * np.pi * area / np.maximum(perimeter, 1e-9) ** 2, 1.0).round(4),
+            "touches_edge": sums[:, _EDGE] > 0,
+            "below_mmu": area_m2 < mmu[to_class],
+            "to_class_assumed": assumed,
+            "pixels": sums[:, _PIXELS],
+        },
+        geometry=shapes,
+        crs=crs,
+    )
+    if counts is not None:
+        counts["polygons"] += len(frame)
+        counts["dropped_min_pixels"] += int((real & ~large).sum())
+        counts["from_class_unknown"] += int((from_class == 0).sum())
+        for name in ("below_mmu", "to_class_assumed", "touches_edge"):
+            counts[name] += int(frame[name].sum())
+    return frame
+
+
+def change_id(wkb: bytes, dates: tuple[dt.date | None, dt.date | None]) -> str:
+    """Return the id of a change: 16 hex digits of SHA-256 over its outline and both dates.
+
+    Args:
+        wkb: little-endian WKB of the polygon in the rasters' CRS.
+        dates: before and after; None where unknown.
+
+    Example:
+        >>> change_id(b"", (None, None))
+        'f1f9a8d6f7e8a9f6'
+    """
+    digest = hashlib.sha256(wkb)
+    digest.update("/".join(date.isoformat() if date else "" for date in dates).encode())
+    return digest.hexdigest()[:16]

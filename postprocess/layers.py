@@ -1,0 +1,304 @@
+"""`findings.gpkg`: the layers `findings`, `changes` and `plan_qa`, written in batches, with QGIS styles inside.
+
+The file appears under its name only when it is complete. Two runs that append the same frames write the same bytes:
+the times that a GeoPackage carries are set to `FIXED_TIME`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+import geopandas as gpd
+import pandas as pd
+import pyogrio
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+
+from tuban.errors import OutputError, VectorError
+from tuban.postprocess.styles import embed_styles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from pyproj import CRS
+
+    Columns = dict[str, Literal["str", "float", "int", "bool"]]
+
+logger = logging.getLogger(__name__)
+
+FIXED_TIME = "2000-01-01T00:00:00Z"
+"""The time written wherever a format insists on one, so that a second run gives the same bytes."""
+
+FINDING_COLUMNS: Columns = {
+    "finding_id": "str",
+    "change_id": "str",
+    "rule_id": "str",
+    "severity": "str",
+    "status": "str",
+    "zone_role": "str",
+    "from_class": "str",
+    "to_class": "str",
+    "area_m2": "float",
+    "area_mu": "float",
+    "overlap_m2": "float",
+    "overlap_min_m2": "float",
+    "overlap_max_m2": "float",
+    "farmland_m2": "float",
+    "permitted_m2": "float",
+    "conform_m2": "float",
+    "nonconform_m2": "float",
+    "confidence": "float",
+    "date_before": "str",
+    "date_after": "str",
+    "lon": "float",
+    "lat": "float",
+    "reason": "str",
+    "basis": "str",
+    "model_id": "str",
+    "rule_pack": "str",
+}
+"""Columns of `findings` in order; further columns may follow them."""
+
+CHANGE_COLUMNS: Columns = {
+    "change_id": "str",
+    "from_class": "str",
+    "to_class": "str",
+    "area_m2": "float",
+    "area_mu": "float",
+    "confidence": "float",
+    "compactness": "float",
+    "touches_edge": "bool",
+}
+"""Columns of `changes` in order; further columns may follow them."""
+
+PLAN_QA_COLUMNS: Columns = {
+    "check": "str",
+    "severity": "str",
+    "layer": "str",
+    "role": "str",
+    "feature": "str",
+    "area_m2": "float",
+    "message": "str",
+}
+"""Columns of `plan_qa` in order; further columns may follow them."""
+
+LAYERS: dict[str, Columns] = {"findings": FINDING_COLUMNS, "changes": CHANGE_COLUMNS, "plan_qa": PLAN_QA_COLUMNS}
+
+_DTYPES = {"str": "object", "float": "float64", "int": "int64", "bool": "bool"}
+
+
+@contextlib.contextmanager
+def fixed_times() -> Iterator[None]:
+    """Make GDAL write `FIXED_TIME` instead of the clock's time while the block runs."""
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": FIXED_TIME})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+
+
+def iter_layer(
+    path: str | Path, layer: str | None = None, *, batch: int = 5000, geometry: bool = True
+) -> Iterator[gpd.GeoDataFrame]:
+    """Yield one layer of a vector file in order, at most `batch` features at a time.
+
+    Args:
+        path: any file OGR opens.
+        layer: its layer; the default is the first.
+        batch: features held in memory at a time.
+        geometry: False leaves the geometries unread (every one is None), for sums over attributes.
+
+    Yields:
+        Frames in the layer's CRS with a fresh index; nothing for an empty layer.
+
+    Raises:
+        VectorError: the file or the layer cannot be read.
+    """
+    try:
+        with pyogrio.open_arrow(
+            path, layer=layer, batch_size=batch, use_pyarrow=True, read_geometry=geometry
+        ) as source:
+            meta, reader = source
+            name = meta["geometry_name"] or "wkb_geometry"
+            for record in reader:
+                frame = record.to_pandas()
+                shapes = shapely.from_wkb(frame.pop(name).to_numpy()) if geometry else [None] * len(frame)
+                yield gpd.GeoDataFrame(frame, geometry=shapes, crs=meta["crs"])
+    except (DataSourceError, DataLayerError) as error:
+        where = f"layer {layer!r} of {path}" if layer else str(path)
+        raise VectorError(f"cannot read {where}: {error}; give a vector file that OGR opens") from error
+
+
+class LayerWriter:
+    """Writes `findings.gpkg` batch by batch; use it as a context manager.
+
+    Frames of several layers may be appended in any order. On leaving the block without an error every layer exists
+    (an empty one with its columns), the styles are embedded, and the file gets its final name; after an error nothing
+    is left.
+
+    Args:
+        path: the final name; an older file there is replaced.
+        crs: the CRS of every layer; frames in another CRS are refused.
+        lang: language of the style names and labels, `zh` or `en`.
+
+    Attributes:
+        counts: rows written, by layer.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+        VectorError: a frame lacks a column, brings one its layer does not have, or is in another CRS.
+    """
+
+    def __init__(self, path: str | Path, *, crs: CRS | str | int, lang: str = "zh") -> None:
+        self.path = Path(path)
+        self.crs = pyogrio_crs(crs)
+        self.lang = lang
+        self.counts: dict[str, int] = dict.fromkeys(LAYERS, 0)
+        self._extra: dict[str, dict[str, str]] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._file = self.path
+
+    def __enter__(self) -> Self:
+        with output_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = tempfile.TemporaryDirectory(prefix=".tuban-", dir=self.path.parent)
+        self._file = Path(self._folder.name) / self.path.name
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._folder is not None:
+                self._folder.cleanup()
+
+    def append(self, layer: str, frame: gpd.GeoDataFrame) -> None:
+        """Append the rows of `frame` to `layer`: `findings`, `changes` or `plan_qa`."""
+        if layer not in LAYERS:
+            raise VectorError(f"findings.gpkg has no layer {layer!r}; use one of: {', '.join(LAYERS)}")
+        if frame.empty:
+            return
+        self._write(layer, self._conform(layer, frame))
+        self.counts[layer] += len(frame)
+
+    def tee(self, layer: str, frames: Iterable[gpd.GeoDataFrame]) -> Iterator[gpd.GeoDataFrame]:
+        """Append each frame and pass it on, so that the next step reads the stream once."""
+        for frame in frames:
+            self.append(layer, frame)
+            yield frame
+
+    def _conform(self, layer: str, frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+        """Return `frame` with the layer's columns in order and in their types, then the columns beyond them."""
+        if frame.crs is None or pyogrio_crs(frame.crs) != self.crs:
+            raise VectorError(f"rows for {layer} are in {frame.crs}, the file is in {self.crs}; reproject them first")
+        wanted = LAYERS[layer]
+        missing = [name for name in wanted if name not in frame.columns]
+        if missing and layer != "plan_qa":
+            raise VectorError(f"rows for {layer} lack {', '.join(missing)}; the contract names every column")
+        geometry = frame.geometry.name
+        further = {str(n): str(frame[n].dtype) for n in frame.columns if n not in wanted and n != geometry}
+        known = self._extra.setdefault(layer, further)
+        if set(further) != set(known):
+            odd = sorted(set(further) ^ set(known))
+            raise VectorError(f"batches for {layer} differ in the columns {', '.join(odd)}; give each batch the same")
+        data = {name: _column(frame.get(name), kind, len(frame)) for name, kind in wanted.items()}
+        data |= {name: frame[name].astype(kind).to_numpy() for name, kind in known.items()}
+        return gpd.GeoDataFrame(data, geometry=frame.geometry.to_numpy(), crs=self.crs)
+
+    def _write(self, layer: str, frame: gpd.GeoDataFrame) -> None:
+        # A plan problem may be a line, a point or a whole layer; a finding is always an area.
+        kind = "Unknown" if layer == "plan_qa" else "MultiPolygon"
+        exists = self._file.exists() and (self.counts[layer] > 0)
+        with output_errors(self.path), fixed_times():
+            pyogrio.write_dataframe(
+                frame,
+                self._file,
+                layer=layer,
+                driver="GPKG",
+                append=exists,
+                geometry_type=kind,
+                promote_to_multi=kind == "MultiPolygon",
+            )
+
+    def _finish(self) -> None:
+        for layer, columns in LAYERS.items():
+            if not self.counts[layer]:
+                blank = {name: pd.Series(dtype=_DTYPES[kind]) for name, kind in columns.items()}
+                self._write(layer, gpd.GeoDataFrame(blank, geometry=[], crs=self.crs))
+        with output_errors(self.path):
+            embed_styles(self._file, lang=self.lang, time=FIXED_TIME)
+            os.replace(self._file, self.path)
+        logger.info("wrote %s: %s", self.path.name, self.counts)
+
+
+def write_layers(
+    path: str | Path,
+    *,
+    crs: CRS | str | int,
+    changes: Iterable[gpd.GeoDataFrame] = (),
+    findings: Iterable[gpd.GeoDataFrame] = (),
+    plan_qa: Iterable[gpd.GeoDataFrame] = (),
+    lang: str = "zh",
+) -> dict[str, int]:
+    """Write `findings.gpkg` from three streams and return the rows written, by layer.
+
+    Args:
+        path: the file to write.
+        crs: the CRS of every frame.
+        changes: frames with `CHANGE_COLUMNS`.
+        findings: frames with `FINDING_COLUMNS`.
+        plan_qa: frames with `PLAN_QA_COLUMNS`.
+        lang: language of the styles, `zh` or `en`.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+        VectorError: a frame does not fit its layer.
+    """
+    with LayerWriter(path, crs=crs, lang=lang) as writer:
+        for layer, frames in (("changes", changes), ("findings", findings), ("plan_qa", plan_qa)):
+            for frame in frames:
+                writer.append(layer, frame)
+        return writer.counts
+
+
+def pyogrio_crs(crs: object) -> str:
+    """Return a CRS (rasterio's, pyproj's, a code or text) as the text geopandas and pyogrio take."""
+    from pyproj import CRS
+
+    wkt = getattr(crs, "to_wkt", None)
+    parsed = CRS.from_user_input(wkt() if callable(wkt) else crs)
+    authority = parsed.to_authority(min_confidence=100)
+    return ":".join(authority) if authority else parsed.to_wkt()
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while `path` is written into one OutputError that names it."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except (OSError, DataSourceError, DataLayerError, pyogrio.errors.FeatureError) as error:
+        reason = " ".join(str(error).split())
+        remedy = "free some space, or choose a folder you may write to"
+        raise OutputError(f"cannot write {path}: {reason}; {remedy}") from error
+
+
+def _column(values: pd.Series | None, kind: str, rows: int) -> object:
+    """Return a column in its declared type; an absent one (plan_qa only) is empty."""
+    if values is None:
+        values = pd.Series([None] * rows, dtype="object")
+    if kind == "str":
+        # Dates and codes arrive as several types; the layer holds text.
+        return values.map(lambda value: None if pd.isna(value) else str(value)).astype("object").to_numpy()
+    return values.astype(_DTYPES[kind]).to_numpy()

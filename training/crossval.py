@@ -1,0 +1,204 @@
+"""Cross-validation by place: every place is predicted by a network that never saw it or its neighbours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from tuban.errors import UsageError
+from tuban.training.accuracy import BINS, Histogram, best_threshold, bootstrap, objects, pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tuban.training.settings import TrainSettings
+
+# Places of one neighbourhood stand in one fold; the unlabelled ones are named with the fold whose neighbours they are.
+FOLDS: dict[str, tuple[str, ...]] = {
+    "paris": ("paris", "bercy", "saclay_e"),
+    "abudhabi": ("abudhabi",),
+    "beirut": ("beirut",),
+    "west": ("nantes", "rennes", "bordeaux"),
+    "americas": ("cupertino", "aguasclaras"),
+}
+NEIGHBOURS: dict[str, tuple[str, ...]] = {"paris": ("saclay_w",)}
+
+
+def crossvalidate(settings: TrainSettings) -> dict[str, Any]:
+    """Train one network per fold under `settings.out/<fold>` and return `report(settings.out)`.
+
+    A fold whose folder already holds `train.json` is not trained again, so an interrupted run goes on.
+    """
+    from tuban.training.train import train
+
+    for fold, places in FOLDS.items():
+        out = settings.out / fold
+        if (out / "train.json").is_file():
+            continue
+        places_kept_out = (*places, *NEIGHBOURS.get(fold, ()))
+        data = settings.data.model_copy(update={"holdout": places_kept_out})
+        train(settings.model_copy(update={"data": data, "out": out}))
+    return report(settings.out)
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """Measure the held-out predictions under `folder` and write `crossval.json`.
+
+    The threshold that a fold is measured at is the one that is best on the other folds, so no place helps to
+    choose its own threshold; the calibration of a fold is likewise fitted on the others.
+
+    Raises:
+        UsageError: a place of a fold has no prediction.
+    """
+    logits, labels, differences = _load(folder)
+    names = sorted(logits)
+    fold_of = {place: fold for fold, places in FOLDS.items() for place in places}
+    calibrated = _calibrate(logits, labels, fold_of)
+    network = {name: Histogram.of(calibrated[name], labels[name]) for name in names}
+    # The baseline's score is mapped to 0–1 by a fixed monotone function, which leaves every threshold metric alone.
+    baseline = {name: Histogram.of(1 - np.exp(-differences[name]), labels[name]) for name in names}
+    slope, intercept = fit_platt([logits[name] for name in names], [labels[name] for name in names])
+    final = pool([Histogram.of(_sigmoid(slope * logits[n] + intercept), labels[n]) for n in names])
+    result = {
+        "folds": {fold: list(places) for fold, places in FOLDS.items()},
+        "network": _measure(network, fold_of),
+        "difference_baseline": _measure(baseline, fold_of),
+        "objects": _objects(calibrated, labels, network, fold_of),
+        "landcover_agreement": _landcover(folder, names),
+        "calibration": {"slope": round(slope, 4), "intercept": round(intercept, 4)},
+        "threshold": round(best_threshold(final) / BINS, 4),
+        "seconds": {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(folder.glob("*/train.json"))},
+    }
+    (folder / "crossval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def fit_platt(logits: Sequence[NDArray[Any]], labels: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
+    """Return slope and intercept of the sigmoid that calibrates `logits`, by maximum likelihood over a fixed histogram.
+
+    References:
+        Platt, "Probabilistic outputs for support vector machines", 1999.
+    """
+    edges = np.linspace(-20, 20, 401)
+    centre = (edges[:-1] + edges[1:]) / 2
+    changed, unchanged = np.zeros(400), np.zeros(400)
+    for logit, label in zip(logits, labels, strict=True):
+        clipped = np.clip(logit, -19.99, 19.99)
+        changed += np.histogram(clipped[label == 1], edges)[0]
+        unchanged += np.histogram(clipped[label == 0], edges)[0]
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        z = parameters[0] * centre + parameters[1]
+        return float((changed * np.logaddexp(0, -z) + unchanged * np.logaddexp(0, z)).sum() / (changed + unchanged).sum())
+
+    best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead")
+    return float(best.x[0]), float(best.x[1])
+
+
+def _sigmoid(x: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))), dtype=np.float32)
+
+
+def _load(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.uint8]], dict[str, NDArray[Any]]]:
+    logits, labels, differences = {}, {}, {}
+    for fold, places in FOLDS.items():
+        for place in places:
+            path = folder / fold / f"{place}.npz"
+            if not path.is_file():
+                raise UsageError(f"{path} is missing; run the cross-validation to its end first")
+            with np.load(path) as stored:
+                logits[place] = stored["logit"].astype(np.float32)
+                labels[place] = stored["change"]
+                differences[place] = stored["difference"].astype(np.float32)
+    return logits, labels, differences
+
+
+def _calibrate(
+    logits: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[np.uint8]], fold_of: Mapping[str, str]
+) -> dict[str, NDArray[np.float32]]:
+    """Calibrate each fold's logits by a fit on the other folds."""
+    calibrated = {}
+    for fold in FOLDS:
+        others = [name for name in logits if fold_of[name] != fold]
+        slope, intercept = fit_platt([logits[name] for name in others], [labels[name] for name in others])
+        for name in (name for name in logits if fold_of[name] == fold):
+            calibrated[name] = _sigmoid(slope * logits[name] + intercept)
+    return calibrated
+
+
+def _thresholds(histograms: Mapping[str, Histogram], fold_of: Mapping[str, str]) -> dict[str, int]:
+    """Return for each place the threshold that is best on the other folds."""
+    by_fold = {
+        fold: best_threshold(pool([h for name, h in histograms.items() if fold_of[name] != fold])) for fold in FOLDS
+    }
+    return {name: by_fold[fold_of[name]] for name in histograms}
+
+
+def _measure(histograms: Mapping[str, Histogram], fold_of: Mapping[str, str]) -> dict[str, Any]:
+    names = list(histograms)
+    thresholds = _thresholds(histograms, fold_of)
+    # Thresholds differ between folds, so places are pooled as 2 x 2 counts.
+    counts = np.array([_counts(histograms[name], thresholds[name]) for name in names], dtype=float)
+
+    def f1(index: NDArray[np.int64]) -> float:
+        tp, fp, fn = counts[index].sum(axis=0)
+        return float(2 * tp / max(2 * tp + fp + fn, 1))
+
+    tp, fp, fn = counts.sum(axis=0)
+    everything = pool(list(histograms.values()))
+    low, high = bootstrap(len(names), f1)
+    return {
+        "f1": round(f1(np.arange(len(names))), 4),
+        "f1_95": [round(low, 4), round(high, 4)],
+        "precision": round(tp / max(tp + fp, 1), 4),
+        "recall": round(tp / max(tp + fn, 1), 4),
+        "average_precision": round(everything.average_precision(), 4),
+        "auc": round(everything.auc(), 4),
+        "ece": round(everything.ece(), 4),
+        "places": {
+            name: {key: round(value, 4) for key, value in histograms[name].at(thresholds[name]).items()}
+            | {"auc": round(histograms[name].auc(), 4), "threshold": round(thresholds[name] / BINS, 4)}
+            for name in names
+        },
+    }
+
+
+def _counts(histogram: Histogram, threshold: int) -> tuple[int, int, int]:
+    tp, fp = int(histogram.changed[threshold:].sum()), int(histogram.unchanged[threshold:].sum())
+    return tp, fp, int(histogram.changed.sum()) - tp
+
+
+def _objects(
+    scores: Mapping[str, NDArray[Any]],
+    labels: Mapping[str, NDArray[np.uint8]],
+    histograms: Mapping[str, Histogram],
+    fold_of: Mapping[str, str],
+) -> dict[str, Any]:
+    thresholds = _thresholds(histograms, fold_of)
+    total = dict.fromkeys(("truth", "found", "called", "right"), 0)
+    for name, score in scores.items():
+        for key, value in objects(score >= thresholds[name] / BINS, labels[name]).items():
+            total[key] += value
+    return total | {
+        "min_area_m2": 2000,
+        "recall": round(total["found"] / max(total["truth"], 1), 4),
+        "precision": round(total["right"] / max(total["called"], 1), 4),
+    }
+
+
+def _landcover(folder: Path, names: Sequence[str], minimum: int = 153) -> dict[str, Any]:
+    """Agreement with weak labels of at least 60 % confidence, per class index: F1 over all places. Not an accuracy: the maps are not truth."""
+    confusion = np.zeros((256, 256), dtype=np.int64)
+    for path in sorted(p for name in names for p in folder.glob(f"*/{name}.npz")):
+        with np.load(path) as stored:
+            known = (stored["weak"] != 255) & (stored["confidence"] >= minimum)
+            np.add.at(confusion, (stored["weak"][known], stored["landcover"][known]), 1)
+    present = [int(i) for i in np.flatnonzero(confusion.sum(axis=1))]
+    f1 = {i: 2 * confusion[i, i] / max(confusion[i].sum() + confusion[:, i].sum(), 1) for i in present}
+    agreement = float(np.trace(confusion) / max(confusion.sum(), 1))
+    return {"overall": round(agreement, 4), "f1_by_class_index": {str(i): round(float(v), 4) for i, v in f1.items()}}
