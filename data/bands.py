@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 import yaml
 from pydantic import BaseModel, ConfigDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,9 @@ def sensor_key(words: Sequence[str]) -> str | None:
     squeezed = [squeeze(word) for word in words]
     for key, sensor in sensor_table().sensors.items():
         # A short word such as "tm" must stand at the start, or any word that contains it would match.
-        if any(word.startswith(match) or (len(match) > 4 and match in word) for word in squeezed for match in sensor.match):
+        if any(
+            word.startswith(match) or (len(match) > 4 and match in word) for word in squeezed for match in sensor.match
+        ):
             return key
     return None
 
@@ -120,9 +125,7 @@ def canonical_name(description: str | None, sensor: str | None) -> str | None:
     return next((names[word] for word in _words(description) if word in names), None)
 
 
-def product_scale(
-    sensor: str | None, descriptions: Sequence[str | None], dtype: str
-) -> tuple[float, float] | None:
+def product_scale(sensor: str | None, descriptions: Sequence[str | None], dtype: str) -> tuple[float, float] | None:
     """Return the scale and offset that the sensor's product defines for these names and dtype, or None."""
     if sensor is None:
         return None

@@ -5,20 +5,31 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuban.errors import SceneError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 # Tags that give the day of acquisition, the surest first.
 ACQUISITION_TAGS = (
     "ACQUISITIONDATETIME", "ACQUISITION_DATE", "ACQUISITIONDATE", "DATATAKE_1_DATATAKE_SENSING_START", "PRODUCT_START_TIME",
     "DATE_ACQUIRED", "SENSING_TIME",
 )  # fmt: skip
-SENSOR_TAGS = ("DATATAKE_1_SPACECRAFT_NAME", "SPACECRAFT_ID", "SPACECRAFT_NAME", "SATELLITEID", "PLATFORM", "SENSOR", "SENSOR_ID")
+SENSOR_TAGS = (
+    "DATATAKE_1_SPACECRAFT_NAME",
+    "SPACECRAFT_ID",
+    "SPACECRAFT_NAME",
+    "SATELLITEID",
+    "PLATFORM",
+    "SENSOR",
+    "SENSOR_ID",
+)
 # `band_id` of the offsets in Sentinel-2 metadata (products since processing baseline 04.00).
 SENTINEL2_BAND_IDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 _OFFSET_TAG = re.compile(r"^(?:.*_)?(?:BOA|RADIO)_ADD_OFFSET(?:_(?:BAND_?)?(?P<band>[0-9A-Z]+))?$", re.IGNORECASE)
@@ -151,7 +162,9 @@ def add_offsets(tags: Mapping[str, str], names: Iterable[str]) -> dict[str, floa
         try:
             number = float(value)
         except ValueError:
-            raise SceneError(f"tag {key}={value!r} is not a number; correct it or give `offset` in scene.json") from None
+            raise SceneError(
+                f"tag {key}={value!r} is not a number; correct it or give `offset` in scene.json"
+            ) from None
         band = match["band"]
         if band is None:
             general = number

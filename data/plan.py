@@ -79,16 +79,8 @@ class PlanLayer:
         """Return the code table, or None where the layer has no codes."""
         return class_system(self.class_system) if self.class_system and self.class_field else None
 
-    def batches(self, *, bbox: Bounds | None = None) -> Iterator[gpd.GeoDataFrame]:
-        """Yield batches in the layer's CRS with the standard columns added; `bbox` is in the layer's CRS."""
-        if isinstance(self.source, VectorLayer):
-            for frame in self.source.batches(bbox=bbox, counts=self.counts):
-                yield self._standard(frame)
-        else:
-            yield self._standard(self.source if bbox is None else self.source.cx[bbox[0] : bbox[2], bbox[1] : bbox[3]])
-
-    def read(self, bbox: Bounds | None = None, crs: Any = None) -> gpd.GeoDataFrame:
-        """Return the features that meet a box, with the columns `STANDARD_COLUMNS` added.
+    def batches(self, bbox: Bounds | None = None, crs: Any = None) -> Iterator[gpd.GeoDataFrame]:
+        """Yield the features that meet a box, batch by batch, with the columns `STANDARD_COLUMNS` added.
 
         Args:
             bbox: (min_x, min_y, max_x, max_y) in `crs`; None reads the whole layer.
@@ -100,11 +92,20 @@ class PlanLayer:
         target = self.crs if crs is None else CRS.from_user_input(crs)
         same = target == self.crs
         box = bbox if bbox is None or same else _box_to(bbox, target, self.crs)
-        frames = list(self.batches(bbox=box))
+        if isinstance(self.source, VectorLayer):
+            frames = self.source.batches(bbox=box, counts=self.counts)
+        else:
+            frames = iter([self.source if box is None else self.source.cx[box[0] : box[2], box[1] : box[3]]])
+        for frame in frames:
+            yield self._standard(frame if same else frame.to_crs(target))
+
+    def read(self, bbox: Bounds | None = None, crs: Any = None) -> gpd.GeoDataFrame:
+        """Return what `batches` yields as one GeoDataFrame; for boxes that are known to be small."""
+        frames = list(self.batches(bbox, crs))
         if not frames:
+            target = self.crs if crs is None else CRS.from_user_input(crs)
             return self._standard(gpd.GeoDataFrame({name: [] for name in self._columns()}, geometry=[], crs=target))
-        frame = frames[0] if len(frames) == 1 else gpd.pd.concat(frames)
-        return frame if same else frame.to_crs(target)
+        return frames[0] if len(frames) == 1 else gpd.pd.concat(frames)
 
     def _columns(self) -> list[str]:
         return list(self.source.columns) if isinstance(self.source, VectorLayer) else [

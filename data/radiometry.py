@@ -27,8 +27,8 @@ class RadiometrySettings(BaseModel):
     enabled: bool = True
     min_pixels: int = Field(64, ge=8, description="fewer jointly valid samples: no fit, the pair is downgraded")
     max_pixels: int = Field(60_000, ge=64, description="samples used, spread over the overlap")
-    refuse_below: float = Field(0.10, ge=-1, le=1, description="score (see `Radiometry.score`) that cannot be compared")
-    downgrade_below: float = Field(0.40, ge=-1, le=1, description="score that is compared with less confidence")
+    refuse_below: float = Field(0.20, ge=-1, le=1, description="score (see `Radiometry.score`) that cannot be compared")
+    downgrade_below: float = Field(0.45, ge=-1, le=1, description="score that is compared with less confidence")
     outlier_sigmas: float = Field(2.5, gt=0, description="RMS residual over the bands, in robust sigmas, of a change")
     max_iterations: int = Field(30, ge=1)
 
@@ -40,7 +40,7 @@ class Radiometry:
     Attributes:
         gain: per band, multiplies AFTER; 1 where the band is missing or flat.
         offset: per band, is added to AFTER after the gain, in BEFORE's units.
-        correlation: per band, Pearson correlation over the pixels taken as unchanged; NaN where a band is missing or flat.
+        correlation: per band, Pearson, over the pixels taken as unchanged; NaN where a band is missing or flat.
         inlier_fraction: share of samples taken as unchanged, 0 to 1.
         samples: number of jointly valid samples.
         action: "none" (identity), "normalised", "downgraded" (normalised, but less to be trusted), "refused".
@@ -87,9 +87,7 @@ def identity(bands: int, reason: str, *, action: Action = "none", samples: int =
     return Radiometry((1.0,) * bands, (0.0,) * bands, (math.nan,) * bands, 0.0, samples, action, reason)
 
 
-def fit_gain_offset(
-    before: FloatArray, after: FloatArray, *, settings: RadiometrySettings | None = None
-) -> Radiometry:
+def fit_gain_offset(before: FloatArray, after: FloatArray, *, settings: RadiometrySettings | None = None) -> Radiometry:
     """Fit the gain and offset per band that map AFTER onto BEFORE over unchanged pixels.
 
     Samples that are NaN or infinite in any measured band of either image are left out; a band that is NaN
@@ -122,7 +120,7 @@ def fit_gain_offset(
         raise ValueError(f"before {before.shape} and after {after.shape} must both be (bands, samples)")
     bands = before.shape[0]
     x, y = np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64)
-    measured = np.isfinite(x).any(axis=1) & np.isfinite(y).any(axis=1)
+    measured: NDArray[np.bool_] = np.logical_and(np.isfinite(x).any(axis=1), np.isfinite(y).any(axis=1))
     valid = np.isfinite(x[measured]).all(axis=0) & np.isfinite(y[measured]).all(axis=0)
     samples = int(valid.sum()) if measured.any() else 0
     if samples < settings.min_pixels:
@@ -157,7 +155,9 @@ def _judge(result: Radiometry, settings: RadiometrySettings) -> Radiometry:
     return result
 
 
-def _fit(x: FloatArray, y: FloatArray, settings: RadiometrySettings) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+def _fit(
+    x: FloatArray, y: FloatArray, settings: RadiometrySettings
+) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
     """Trim and refit until the set of unchanged samples stands still; start from medians of pairwise slopes."""
     gain, offset = _start(x, y)
     # Exact data have a spread of zero: a floor far below any sensor's noise keeps the division defined.
@@ -204,7 +204,8 @@ def _correlation(x: FloatArray, y: FloatArray) -> FloatArray:
     xc, yc = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
     power = np.sqrt((xc**2).sum(axis=1) * (yc**2).sum(axis=1))
     nan = np.full(x.shape[0], np.nan)
-    return np.divide((xc * yc).sum(axis=1), power, out=nan, where=power > 1e-24)
+    # Rounding may leave a perfect line a hair above 1.
+    return np.asarray(np.clip(np.divide((xc * yc).sum(axis=1), power, out=nan, where=power > 1e-24), -1.0, 1.0))
 
 
 def _mad(values: FloatArray) -> FloatArray:

@@ -12,10 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from tuban.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
-
     from numpy.typing import NDArray
 
     from tuban.models.bundle import Bundle
@@ -155,7 +152,7 @@ class TorchBackend:
         torch = self._torch
         with torch.inference_mode():
             feeds = (torch.from_numpy(array).to(self._device) for array in (before, after))
-            outputs: Mapping[str, Any] | tuple[Any, ...] = self._module(*feeds)
+            outputs: Any = self._module(*feeds)
         ordered = [outputs[name] for name in OUTPUTS] if isinstance(outputs, dict) else outputs
         return Prediction(*(output.float().cpu().numpy() for output in ordered))
 

@@ -7,36 +7,29 @@ import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
 from pydantic import BaseModel, ConfigDict, Field
-from rasterio.windows import Window
 
-from tuban.data.classes import classes as land_classes
-from tuban.errors import ModelError, PairError
+from tuban.errors import PairError
 from tuban.inference.backends import Backend, BackendName, Prediction, available_cores, open_backend
+from tuban.inference.encode import encode, raster_specs
 from tuban.inference.engine import stream
+from tuban.inference.reading import Loaded, PairReader, read_window
 from tuban.inference.windows import CoreWindow, WindowPlan, plan_windows
-from tuban.inference.writer import RasterSpec, RasterWriter
+from tuban.inference.writer import RasterWriter
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    from affine import Affine
     from numpy.typing import NDArray
-    from rasterio.crs import CRS
 
     from tuban.models.bundle import Bundle
 
 log = logging.getLogger(__name__)
-
-NODATA = 255
-# Probability is stored in 255 steps: 0 = 0.0, 254 = 1.0.
-PROBABILITY_STEPS = 254
-LANDCOVER_NODATA = 0
 
 
 class InferenceSettings(BaseModel):
@@ -60,45 +53,6 @@ class InferenceSettings(BaseModel):
     threads: int = Field(default=0, ge=0, le=1024)
     ahead: int = Field(default=2, ge=1, le=64)
     cache_mb: int = Field(default=128, ge=16, le=65536)
-
-
-class PairData(Protocol):
-    """One window of a pair: values `(bands, h, w)` float32, and which pixels are valid at both dates `(h, w)`."""
-
-    @property
-    def before(self) -> NDArray[np.float32]:
-        """Values of the first date."""
-
-    @property
-    def after(self) -> NDArray[np.float32]:
-        """Values of the second date."""
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """True where both dates hold a value."""
-
-
-class PairReader(Protocol):
-    """What inference needs of `tuban.data.pair.Pair`. `read` is only ever called from one thread at a time."""
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-
-    @property
-    def crs(self) -> CRS:
-        """CRS of the grid."""
-
-    @property
-    def transform(self) -> Affine:
-        """Affine transform of the grid."""
-
-    def read(self, window: Window, names: tuple[str, ...]) -> PairData:
-        """Read a window inside the pair; a band that a scene lacks is NaN everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +80,6 @@ class ChangeRasters:
     backend: str
     seconds: float
     details: dict[str, Any] = field(default_factory=dict)
-
-
-class _Loaded(NamedTuple):
-    """A window ready for the network; `before` and `after` are None where no pixel of the core is valid."""
-
-    window: CoreWindow
-    valid: NDArray[np.bool_]
-    before: NDArray[np.float32] | None
-    after: NDArray[np.float32] | None
 
 
 class _Made(NamedTuple):
@@ -190,7 +135,7 @@ def predict_change(
     threads = settings.threads or available_cores()
     with (
         rasterio.Env(GDAL_CACHEMAX=settings.cache_mb),
-        RasterWriter(Path(out_dir), plan, pair.crs, pair.transform, _specs(bundle), threads=threads) as writer,
+        RasterWriter(Path(out_dir), plan, pair.crs, pair.transform, raster_specs(bundle), threads=threads) as writer,
     ):
         stream(
             _groups(plan, settings.batch),
@@ -223,76 +168,16 @@ def predict_change(
     )
 
 
-def _specs(bundle: Bundle) -> list[RasterSpec]:
-    tags = {"TUBAN_MODEL": bundle.model_id}
-    cover = {value: _rgb(entry.color) for value, entry in land_classes().items()}
-    change = {0: (235, 235, 235), 1: (214, 40, 40), NODATA: (0, 0, 0)}
-    scaled = {**tags, "SCALE": f"probability = value / {PROBABILITY_STEPS}"}
-    return [
-        RasterSpec("change", NODATA, "0 unchanged, 1 changed", change, tags=tags),
-        RasterSpec("probability", NODATA, "probability of change x 254", resampling="AVERAGE", tags=scaled),
-        RasterSpec("landcover_before", LANDCOVER_NODATA, "land cover before", cover, tags=tags),
-        RasterSpec("landcover_after", LANDCOVER_NODATA, "land cover after", cover, tags=tags),
-    ]
-
-
-def _rgb(text: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(text.removeprefix("#"))
-    return red, green, blue
-
-
 def _groups(plan: WindowPlan, batch: int) -> Iterator[list[CoreWindow]]:
-    """Yield batches that never cross a row of windows, so what stands in a batch does not depend on where a run began."""
+    """Yield batches that never cross a row of windows, so that none depends on where a run began."""
     for row in range(plan.rows):
         indices = range(row * plan.cols, (row + 1) * plan.cols)
         for start in range(0, plan.cols, batch):
             yield [plan.window(index) for index in indices[start : start + batch]]
 
 
-def _read_group(pair: PairReader, bundle: Bundle, plan: WindowPlan, group: list[CoreWindow]) -> list[_Loaded]:
-    return [_read(pair, bundle, plan, window) for window in group]
-
-
-def _read(pair: PairReader, bundle: Bundle, plan: WindowPlan, window: CoreWindow) -> _Loaded:
-    """Read a window with its halo, reflected where it reaches outside, invalid pixels as NaN."""
-    rows, cols = plan.source_rows(window), plan.source_cols(window)
-    top, left = int(rows.min()), int(cols.min())
-    source = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
-    data = pair.read(source, bundle.bands)
-    core_valid = data.valid[
-        window.row - top : window.row - top + window.height, window.col - left : window.col - left + window.width
-    ].copy()
-    if not core_valid.any():
-        return _Loaded(window, core_valid, None, None)
-    _check_required(data, bundle, window)
-    take = np.ix_(rows - top, cols - left)
-    invalid = ~data.valid[take]
-    before, after = (_fed(values, take, invalid) for values in (data.before, data.after))
-    return _Loaded(window, core_valid, before, after)
-
-
-def _fed(
-    values: NDArray[np.float32], take: tuple[NDArray[np.intp], ...], invalid: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    fed = np.ascontiguousarray(values[(slice(None), *take)], dtype=np.float32)
-    fed[:, invalid] = np.nan
-    return fed
-
-
-def _check_required(data: PairData, bundle: Bundle, window: CoreWindow) -> None:
-    """Refuse a scene that lacks a band the model needs: a valid pixel is NaN only in a band that is not there."""
-    place = np.unravel_index(int(data.valid.argmax()), data.valid.shape)
-    for date, values in (("before", data.before), ("after", data.after)):
-        lacking = [
-            name
-            for name, value in zip(bundle.bands, values[(slice(None), *place)], strict=True)
-            if name in bundle.required_bands and not np.isfinite(value)
-        ]
-        if lacking:
-            raise ModelError(
-                f"{bundle.name} needs {', '.join(lacking)}, which the scene {date} lacks "
-                f"(row {window.row}, column {window.col}); use images that have it or another model"
-            )
+def _read_group(pair: PairReader, bundle: Bundle, plan: WindowPlan, group: list[CoreWindow]) -> list[Loaded]:
+    return [read_window(pair, bundle, plan, window) for window in group]
 
 
 def _run_group(
@@ -300,7 +185,7 @@ def _run_group(
     plan: WindowPlan,
     counts: _Counts,
     progress: Callable[[int, int], None] | None,
-    group: list[_Loaded],
+    group: list[Loaded],
 ) -> list[_Made]:
     feeds = [loaded for loaded in group if loaded.before is not None]
     predictions: dict[int, Prediction] = {}
@@ -327,45 +212,3 @@ def _write_group(writer: RasterWriter, bundle: Bundle, counts: _Counts, group: l
     for made in group:
         writer.write(made.window, encode(made.prediction, made.valid, bundle, made.window))
         counts.valid_px += int(np.count_nonzero(made.valid))
-
-
-def encode(
-    prediction: Prediction | None, valid: NDArray[np.bool_], bundle: Bundle, window: CoreWindow
-) -> dict[str, NDArray[np.uint8]]:
-    """Turn probabilities into the four uint8 rasters of one window.
-
-    Args:
-        prediction: outputs over the core, `(classes, h, w)` and `(h, w)`; None where the model was not run.
-        valid: `(h, w)`, which pixels hold a result.
-        bundle: gives the threshold and the classes.
-        window: where it is, for the message.
-
-    Returns:
-        uint8 `(h, w)` for each raster by name; nodata where not `valid`.
-
-    Raises:
-        ModelError: an output is not finite or no probability.
-    """
-    if prediction is None:
-        blank = np.full(valid.shape, NODATA, np.uint8)
-        none = np.full(valid.shape, LANDCOVER_NODATA, np.uint8)
-        return {"change": blank, "probability": blank, "landcover_before": none, "landcover_after": none}
-    for name, output in zip(Prediction._fields, prediction, strict=True):
-        low, high = float(output.min()), float(output.max())
-        # NaN compares false, so it is refused too; rounding may exceed 1 by a little.
-        if not (low >= -1e-3 and high <= 1.001):
-            raise ModelError(
-                f"{bundle.name}: {name} holds {low:g} to {high:g}, not probabilities, in the window at row "
-                f"{window.row}, column {window.col}; export the model again"
-            )
-    steps = np.rint(prediction.change * PROBABILITY_STEPS).clip(0, PROBABILITY_STEPS).astype(np.uint8)
-    table = np.asarray(bundle.classes, np.uint8)
-    covers = {
-        name: np.where(valid, table[output.argmax(axis=0)], np.uint8(LANDCOVER_NODATA))
-        for name, output in zip(Prediction._fields[:2], prediction[:2], strict=True)
-    }
-    return {
-        "change": np.where(valid, (prediction.change >= bundle.threshold).astype(np.uint8), np.uint8(NODATA)),
-        "probability": np.where(valid, steps, np.uint8(NODATA)),
-        **covers,
-    }

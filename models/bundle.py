@@ -81,10 +81,10 @@ class BundleSpec(BaseModel):
             raise ValueError(f"mean and std need one number for each of the {len(self.bands)} bands")
         if strangers := set(self.required_bands) - set(self.bands):
             raise ValueError(f"required_bands {sorted(strangers)} are not among bands")
-        if strangers := set(self.classes) - set(land_classes()):
-            raise ValueError(f"classes {sorted(strangers)} are not unified classes (configs/classes.yaml)")
-        if strangers := set(self.change_to_classes) - set(self.classes):
-            raise ValueError(f"change_to_classes {sorted(strangers)} are not among classes")
+        if unknown := set(self.classes) - set(land_classes()):
+            raise ValueError(f"classes {sorted(unknown)} are not unified classes (configs/classes.yaml)")
+        if unknown := set(self.change_to_classes) - set(self.classes):
+            raise ValueError(f"change_to_classes {sorted(unknown)} are not among classes")
         if self.gsd_m[0] > self.gsd_m[1]:
             raise ValueError("gsd_m must be [smallest, largest]")
         if self.tile % self.stride or self.halo % self.stride or self.tile <= 2 * self.halo:

@@ -146,9 +146,9 @@ def _input(spec: BundleSpec, name: str) -> dict[str, Any]:
 
 def _outputs(spec: BundleSpec) -> list[dict[str, Any]]:
     table = land_classes()
-    named = [{"value": i, "name": table[value].name} for i, value in enumerate(spec.classes)]
-    cover = {"dim_order": ["batch", "classes", "height", "width"], "data_type": "float32"}
-    change = {"dim_order": ["batch", "height", "width"], "data_type": "float32"}
+    named: list[dict[str, Any]] = [{"value": i, "name": table[value].name} for i, value in enumerate(spec.classes)]
+    cover: dict[str, Any] = {"dim_order": ["batch", "classes", "height", "width"], "data_type": "float32"}
+    change: dict[str, Any] = {"dim_order": ["batch", "height", "width"], "data_type": "float32"}
     return [
         *(
             {

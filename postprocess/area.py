@@ -103,7 +103,9 @@ def to_mu(m2: Any) -> FloatArray:
     return np.asarray(m2, dtype=np.float64) * 3.0 / 2000.0
 
 
-def allot(parts: Sequence[float] | FloatArray, total: float, *, decimals: int = 2, tolerance: float = 1e-6) -> FloatArray:
+def allot(
+    parts: Sequence[float] | FloatArray, total: float, *, decimals: int = 2, tolerance: float = 1e-6
+) -> FloatArray:
     """Round parts so that they sum exactly to the rounded total (largest remainder).
 
     A part moves by less than one unit of the last decimal when the parts already sum to the total; what
@@ -149,7 +151,8 @@ def allot(parts: Sequence[float] | FloatArray, total: float, *, decimals: int = 
         units[np.argsort(units - quota, kind="stable")[:missing]] += 1
     else:  # The floats of `quota` may add up to a unit too many where amounts exceed 2**53 units.
         units[np.argsort(-units, kind="stable")[:-missing]] -= 1
-    return units / unit
+    rounded: FloatArray = units / unit
+    return rounded
 
 
 def shapely_array(geometries: Iterable[Any]) -> npt.NDArray[np.object_]:

@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from tuban.data.classes import classes
 from tuban.errors import SceneError
 from tuban.postprocess.area import geodesic_area_perimeter, to_mu
-from tuban.postprocess.vectorize import PolygonBatch, VectorizeSettings, iter_polygons
+from tuban.postprocess.polygonize import PolygonBatch, VectorizeSettings, iter_polygons
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -50,20 +50,28 @@ class ChangeSource(Protocol):
     """The rasters of one pair, on one grid (`inference.change.ChangeRasters`)."""
 
     @property
-    def change(self) -> Path: ...
+    def change(self) -> Path:
+        """Path of change.tif."""
+
     @property
-    def probability(self) -> Path: ...
+    def probability(self) -> Path:
+        """Path of probability.tif."""
+
     @property
-    def landcover_before(self) -> Path: ...
+    def landcover_before(self) -> Path:
+        """Path of landcover_before.tif."""
+
     @property
-    def landcover_after(self) -> Path: ...
+    def landcover_after(self) -> Path:
+        """Path of landcover_after.tif."""
 
 
 class ChangeClasses(Protocol):
     """What a model's change output asserts (`models.bundle.Bundle`)."""
 
     @property
-    def change_to_classes(self) -> tuple[int, ...]: ...
+    def change_to_classes(self) -> tuple[int, ...]:
+        """Unified classes a change can lead to."""
 
 
 class ChangeSettings(BaseModel):
@@ -123,7 +131,9 @@ def iter_changes(
             change, *others = [stack.enter_context(rasterio.open(path)) for path in paths]
             for other in others:
                 if (other.shape, other.transform, other.crs) != (change.shape, change.transform, change.crs):
-                    raise SceneError(f"{other.name} is not on the grid of {change.name}; write all of a pair in one run")
+                    raise SceneError(
+                        f"{other.name} is not on the grid of {change.name}; write all of a pair in one run"
+                    )
             crs = change.crs
             reader = _Reader(change, others, settings.grow_to)
             for batch in iter_polygons(
@@ -154,7 +164,9 @@ class _Reader:
         size = len(_names())
         for source, cover in zip(self.others[1:], (before, after), strict=True):
             if cover.max(initial=0) >= size:
-                raise SceneError(f"{source.name}: class {cover.max()} is not a unified class; use values 0 to {size - 1}")
+                raise SceneError(
+                    f"{source.name}: class {cover.max()} is not a unified class; use values 0 to {size - 1}"
+                )
 
         def tally(labels: npt.NDArray[np.int32], count: int) -> IntArray:
             at = np.flatnonzero(labels >= 0)
@@ -189,7 +201,9 @@ class _Reader:
 def _names() -> npt.NDArray[np.object_]:
     """Return the names of the unified classes by value."""
     table = classes()
-    return np.array([table[value].name if value in table else str(value) for value in range(max(table) + 1)], dtype=object)
+    return np.array(
+        [table[value].name if value in table else str(value) for value in range(max(table) + 1)], dtype=object
+    )
 
 
 def _frame(
@@ -250,7 +264,7 @@ def change_id(wkb: bytes, dates: tuple[dt.date | None, dt.date | None]) -> str:
 
     Example:
         >>> change_id(b"", (None, None))
-        'f1f9a8d6f7e8a9f6'
+        '8a5edab282632443'
     """
     digest = hashlib.sha256(wkb)
     digest.update("/".join(date.isoformat() if date else "" for date in dates).encode())

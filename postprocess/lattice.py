@@ -84,8 +84,15 @@ class Pending:
 
 
 def find_nodes(
-    values: npt.NDArray[Any], keep: BoolArray, edges: BoolArray, differs: BoolArray, *, row: int, base: int,
-    pending: Pending, noded: bool,
+    values: npt.NDArray[Any],
+    keep: BoolArray,
+    edges: BoolArray,
+    differs: BoolArray,
+    *,
+    row: int,
+    base: int,
+    pending: Pending,
+    noded: bool,
 ) -> Nodes:
     """Find and link the nodes on the lattice rows above each row of a strip.
 
@@ -99,7 +106,7 @@ def find_nodes(
         pending: open vertical boundaries, read and replaced.
         noded: also make nodes where a boundary ends on the straight side of another.
     """
-    rows, width = differs.shape
+    width = differs.shape[1]
     code = edges[:-1].astype(np.uint8)
     code |= edges[1:].view(np.uint8) << np.uint8(2)
     code[:, :width] |= differs.view(np.uint8) << np.uint8(1)
@@ -127,12 +134,20 @@ def find_nodes(
         for a, b in ((0, 2), (1, 3))
     ]
     return Nodes(
-        base, np.arange(base, base + len(which)), lat_row[vertex] + row, col[vertex], links.following, late, np.concatenate(swaps),
-        own_row[vertex, slot], own_col[vertex, slot], _DEGREE[codes[vertex]] > 2,
+        base,
+        np.arange(base, base + len(which)),
+        lat_row[vertex] + row,
+        col[vertex],
+        links.following,
+        late,
+        np.concatenate(swaps),
+        own_row[vertex, slot],
+        own_col[vertex, slot],
+        _DEGREE[codes[vertex]] > 2,
     )
 
 
-_DEGREE = np.array([bin(code).count("1") for code in range(16)], dtype=np.int8)
+_DEGREE = np.array([code.bit_count() for code in range(16)], dtype=np.int8)
 # Vertices where a boundary turns or ends on another: an N or S edge meets an E or W edge.
 _TURNS = np.array([bool(code & 0b0101) and bool(code & 0b1010) for code in range(16)])
 
@@ -148,7 +163,12 @@ class _Links:
     """Joins the nodes of a strip along lattice rows and columns."""
 
     def __init__(
-        self, base: int, count: int, number: IntArray, codes: npt.NDArray[np.uint8], col: IntArray,
+        self,
+        base: int,
+        count: int,
+        number: IntArray,
+        codes: npt.NDArray[np.uint8],
+        col: IntArray,
         at: dict[str, npt.NDArray[np.int8]],
     ) -> None:
         self.base, self.number, self.codes, self.col, self.at = base, number, codes, col, at

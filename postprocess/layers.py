@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -237,7 +236,7 @@ class LayerWriter:
                 self._write(layer, gpd.GeoDataFrame(blank, geometry=[], crs=self.crs))
         with output_errors(self.path):
             embed_styles(self._file, lang=self.lang, time=FIXED_TIME)
-            os.replace(self._file, self.path)
+            self._file.replace(self.path)
         logger.info("wrote %s: %s", self.path.name, self.counts)
 
 

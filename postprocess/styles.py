@@ -72,7 +72,7 @@ def findings_qml(lang: str = "zh") -> str:
     ]
     unit = "亩" if at == 0 else "mu"
     label = f"\"rule_id\" || ' · ' || format_number(\"area_mu\", 1) || ' {unit}'"
-    return _qml("if(\"status\" = 'suspected', \"severity\", \"status\")", entries, label)
+    return _qml('if("status" = \'suspected\', "severity", "status")', entries, label)
 
 
 def changes_qml(lang: str = "zh") -> str:
@@ -83,7 +83,7 @@ def changes_qml(lang: str = "zh") -> str:
         for value, entry in classes().items()
         if value
     ]
-    return _qml('"to_class"', entries, "\"from_class\" || ' → ' || \"to_class\"")
+    return _qml('"to_class"', entries, '"from_class" || \' → \' || "to_class"')
 
 
 def plan_qa_qml(lang: str = "zh") -> str:

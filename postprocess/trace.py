@@ -6,6 +6,7 @@ Memory holds one strip and the boundaries of the components that still touch its
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -110,9 +111,7 @@ class Tracer:
         keep = np.concatenate([self._keep[None], np.zeros((1, self.width), dtype=bool)])
         return self._advance(np.stack([values, values]), keep, None, last=True)
 
-    def _advance(
-        self, values: npt.NDArray[Any], keep: BoolArray, tally: Tally | None, *, last: bool = False
-    ) -> Rings:
+    def _advance(self, values: npt.NDArray[Any], keep: BoolArray, tally: Tally | None, *, last: bool = False) -> Rings:
         """Trace an extended strip: its row 0 is the last row of the strip before, or a stand-in that is not kept."""
         edges = np.ones((len(values), self.width + 1), dtype=bool)
         np.not_equal(values[:, 1:], values[:, :-1], out=edges[:, 1:-1])
@@ -187,7 +186,7 @@ class Tracer:
             sums[root] = item.sums
         table = np.stack([nodes.number, nodes.row, nodes.col, nodes.following, nodes.junction], axis=1)
         late_comp, swap_comp = comp[nodes.late[:, 1] - nodes.base], comp[nodes.swaps[:, 0] - nodes.base]
-        grown = {root: earlier.pop(root, None) or _Open(sums=sums[root]) for root in roots.tolist()}
+        grown = {root: earlier.pop(root) if root in earlier else _Open(sums=sums[root]) for root in roots.tolist()}
         stays = is_open[comp], is_open[late_comp], is_open[swap_comp]
         for root, part in _split(table[stays[0]], comp[stays[0]]):
             grown[root].parts.append(part)
@@ -225,16 +224,27 @@ def _split(rows: IntArray, owner: IntArray) -> Iterator[tuple[int, IntArray]]:
     rows, owner = rows[order], owner[order]
     cuts = np.flatnonzero(np.diff(owner)) + 1
     starts = [0, *cuts.tolist(), len(owner)]
-    for a, b in zip(starts[:-1], starts[1:], strict=True):
+    for a, b in pairwise(starts):
         if b > a:
             yield int(owner[a]), rows[a:b].copy()
 
 
+def _places(number: IntArray, wanted: IntArray) -> IntArray:
+    """Return where each of `wanted` stands in the ascending `number`; all of them do."""
+    if len(number) and number[-1] - number[0] < 4 * len(number):  # mostly so: a table is faster than a search
+        table = np.empty(number[-1] - number[0] + 1, dtype=np.int64)
+        table[number - number[0]] = np.arange(len(number))
+        return table[wanted - number[0]]
+    return np.searchsorted(number, wanted)
+
+
 def _assemble(done: _Done, value: npt.NDArray[Any]) -> Rings:
     """Order the nodes of complete components into rings, and rings into polygons."""
-    order = np.argsort(done.table[:, 0], kind="stable")
-    table, comp = done.table[order], done.comp[order]
-    number = table[:, 0]
+    table, comp = done.table, done.comp
+    if (np.diff(table[:, 0]) < 0).any():
+        order = np.argsort(table[:, 0], kind="stable")
+        table, comp = table[order], comp[order]
+    number = np.ascontiguousarray(table[:, 0])
     following = table[:, 3].copy()
     following[np.searchsorted(number, done.late[:, 0])] = done.late[:, 1]
     swaps = np.searchsorted(number, done.swaps)
@@ -242,7 +252,7 @@ def _assemble(done: _Done, value: npt.NDArray[Any]) -> Rings:
     here = (number[b] == done.swaps[:, 1]) & (comp[b] == comp[a])
     a, b = a[here], b[here]
     following[a], following[b] = following[b], following[a]
-    cycle, position, length = rank_cycles(np.searchsorted(number, following))
+    cycle, position, length = rank_cycles(_places(number, following))
     starts = np.r_[0, np.cumsum(length)]
     members = np.empty(len(number), dtype=np.int64)
     members[starts[cycle] + position] = np.arange(len(number))

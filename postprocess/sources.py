@@ -1,0 +1,111 @@
+"""What pictures need of a pair and of a plan, and the ground measures of a pair's grid."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import pyproj
+import shapely
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import geopandas as gpd
+    import numpy as np
+    from affine import Affine
+    from numpy.typing import NDArray
+    from rasterio.windows import Window
+
+
+class WindowPixels(Protocol):
+    """What a pair's `read` returns: float32 `(bands, height, width)` twice, and bool `(height, width)`."""
+
+    @property
+    def before(self) -> NDArray[np.float32]:
+        """First date, float32 `(bands, height, width)`."""
+
+    @property
+    def after(self) -> NDArray[np.float32]:
+        """Second date, float32 `(bands, height, width)`."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Where both dates hold data, bool `(height, width)`."""
+
+
+class PixelSource(Protocol):
+    """The part of `tuban.data.pair.Pair` that pictures need."""
+
+    @property
+    def crs(self) -> object:
+        """CRS of the grid."""
+
+    @property
+    def transform(self) -> Affine:
+        """From (column, row) to CRS coordinates."""
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+
+    def read(self, window: Window, names: Sequence[str]) -> WindowPixels:
+        """Return both dates of a window, boundless."""
+
+
+class ZoneSource(Protocol):
+    """The part of `tuban.data.plan.PlanLayer` that pictures need."""
+
+    @property
+    def role(self) -> str:
+        """Role of the layer, such as `permanent_basic_farmland`."""
+
+    def read(self, bbox: tuple[float, float, float, float] | None = None, crs: object = None) -> gpd.GeoDataFrame:
+        """Return the features that touch `bbox` (in `crs`), in `crs`."""
+
+
+def to_pixels(geometry: shapely.Geometry, transform: Affine) -> shapely.Geometry:
+    """Return a geometry of the grid's CRS in pixel coordinates (column, row)."""
+    inverse = ~transform
+    return shapely.transform(geometry, lambda x, y: inverse * (x, y), interleaved=False)
+
+
+def ground_size(source: PixelSource, column: float, row: float) -> tuple[float, float]:
+    """Return the width and height in metres of the pixel at a place, on the ellipsoid."""
+    points = [(column - 0.5, row), (column + 0.5, row), (column, row - 0.5), (column, row + 0.5)]
+    lon, lat, geod = _lonlat(source, points)
+    _, _, across = geod.inv(lon[0], lat[0], lon[1], lat[1])
+    _, _, down = geod.inv(lon[2], lat[2], lon[3], lat[3])
+    return float(across), float(down)
+
+
+def north_angle(source: PixelSource, column: float, row: float) -> float:
+    """Return the direction of true north at a place, in degrees clockwise from the picture's top."""
+    lon, lat, geod = _lonlat(source, [(column, row), (column, row - 1.0)])
+    azimuth, _, _ = geod.inv(lon[0], lat[0], lon[1], lat[1])
+    return -float(azimuth)
+
+
+def round_length(metres: float) -> float:
+    """Return the largest 1, 2 or 5 times a power of ten that is not above `metres`.
+
+    Example:
+        >>> round_length(730.0), round_length(0.3)
+        (500.0, 0.2)
+    """
+    power = 10.0 ** math.floor(math.log10(metres))
+    return float(next(step * power for step in (5, 2, 1) if step * power <= metres * (1 + 1e-9)))
+
+
+def _lonlat(
+    source: PixelSource, points: list[tuple[float, float]]
+) -> tuple[tuple[float, ...], tuple[float, ...], pyproj.Geod]:
+    crs = pyproj.CRS.from_user_input(source.crs)
+    xs, ys = zip(*(source.transform * point for point in points), strict=True)
+    base = crs.geodetic_crs or pyproj.CRS.from_epsg(4326)
+    lon, lat = pyproj.Transformer.from_crs(crs, base, always_xy=True).transform(xs, ys)
+    return lon, lat, crs.get_geod() or pyproj.Geod(ellps="WGS84")

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tuban.errors import ModelError, OutputError, PairError, SceneError, UsageError
+from tuban.inference.change import InferenceSettings, predict_change
+
+NAMES = ("change", "probability", "landcover_before", "landcover_after")
+
+
+def run(pair, bundle, out, **options):
+    result = predict_change(pair, bundle, out, settings=InferenceSettings(threads=1, **options))
+    rasters = {}
+    for name in NAMES:
+        with rasterio.open(getattr(result, name)) as dataset:
+            rasters[name] = dataset.read(1)
+    return result, rasters
+
+
+def assert_equal_to_oracle(rasters, expected, threshold=0.3):
+    valid = expected["landcover_before"] != 0
+    # A probability within rounding of the threshold may fall either way.
+    unsure = np.abs(expected["probability"] / 254 - threshold) < 1e-5
+    np.testing.assert_array_equal(rasters["change"][~unsure], expected["change"][~unsure])
+    np.testing.assert_array_equal(rasters["probability"] == 255, ~valid)
+    assert np.abs(rasters["probability"][valid] - expected["probability"][valid]).max() <= 0.5 + 1e-3
+    np.testing.assert_array_equal(rasters["landcover_before"], expected["landcover_before"])
+    np.testing.assert_array_equal(rasters["landcover_after"], expected["landcover_after"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 75),
+    width=st.integers(1, 75),
+    tile=st.sampled_from([24, 32, 44, 64, 128]),
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)
+def test_the_tiled_answer_is_the_whole_array_answer(stub, bundle, height, width, tile, batch, seed):
+    pair = stub.random_pair(height, width, seed)
+    pair.valid[height // 2, width // 2] = True
+    with tempfile.TemporaryDirectory() as folder:
+        result, rasters = run(pair, bundle, folder, tile=tile, batch=batch)
+        assert sorted(path.name for path in Path(folder).iterdir()) == sorted(f"{n}.tif" for n in NAMES)
+    assert_equal_to_oracle(rasters, stub.oracle(pair))
+    assert result.valid_px == int(pair.valid.sum())
+    assert result.valid_px + result.nodata_px == height * width
+
+
+def test_the_fixture_holds_both_changed_and_unchanged_pixels(stub, bundle, tmp_path):
+    _, rasters = run(stub.random_pair(60, 60), bundle, tmp_path)
+    assert set(np.unique(rasters["change"])) == {0, 1, 255}
+    assert set(np.unique(rasters["landcover_after"])) == {0, 1, 7, 18}
+
+
+def test_tile_origin_does_not_matter(stub, bundle, tmp_path):
+    """A crop gives the same pixels as the whole wherever its border is out of reach."""
+    whole = stub.random_pair(90, 90)
+    crop = stub.random_pair(1, 1)
+    crop.before, crop.after, crop.valid = whole.before[:, 6:, 14:], whole.after[:, 6:, 14:], whole.valid[6:, 14:]
+    _, a = run(whole, bundle, tmp_path / "a")
+    _, b = run(crop, bundle, tmp_path / "b", tile=44)
+    for name in NAMES:
+        np.testing.assert_array_equal(a[name][8:, 16:], b[name][2:, 2:])
+
+
+def test_windows_without_a_valid_pixel_are_never_run(stub, bundle, tmp_path):
+    pair = stub.random_pair(96, 96, invalid=0.0)
+    pair.valid[:, 40:] = False
+    result, rasters = run(pair, bundle, tmp_path)
+    # Cores of 16 px: three of six columns of windows hold a valid pixel.
+    assert (result.details["windows_run"], result.details["windows_skipped"]) == (18, 18)
+    assert_equal_to_oracle(rasters, stub.oracle(pair))
+
+
+def test_outputs_are_cogs_as_the_contract_says(stub, bundle, tmp_path):
+    pair = stub.random_pair(1100, 600)
+    result, _ = run(pair, bundle, tmp_path, tile=512)
+    for name, nodata in (("change", 255), ("probability", 255), ("landcover_before", 0), ("landcover_after", 0)):
+        with rasterio.open(getattr(result, name)) as dataset:
+            assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+            assert dataset.dtypes == ("uint8",)
+            assert dataset.nodata == nodata
+            assert dataset.block_shapes == [(512, 512)]
+            assert dataset.overviews(1)
+            assert dataset.crs == pair.crs
+            assert dataset.transform == pair.transform
+            assert dataset.tags()["TUBAN_MODEL"] == bundle.model_id
+            if name.startswith("landcover"):
+                assert dataset.colormap(1)[7][:3] == (0x3A, 0x86, 0xC8)
+    with rasterio.open(result.change, OVERVIEW_LEVEL=0) as dataset:
+        assert set(np.unique(dataset.read(1))) <= {0, 1, 255}
+
+
+def test_a_second_run_gives_the_same_bytes_and_replaces_the_first(stub, bundle, tmp_path):
+    pair = stub.random_pair(700, 700)
+    digests = []
+    for threads in (1, 3):
+        result = predict_change(pair, bundle, tmp_path, settings=InferenceSettings(threads=threads, tile=256))
+        digests.append([hashlib.sha256(getattr(result, name).read_bytes()).hexdigest() for name in NAMES])
+    assert digests[0] == digests[1]
+
+
+def test_an_optional_band_may_be_missing_and_becomes_the_mean(stub, bundle, tmp_path):
+    pair = stub.random_pair(50, 50)
+    pair.before[1] = pair.after[1] = np.nan
+    _, rasters = run(pair, bundle, tmp_path)
+    assert_equal_to_oracle(rasters, stub.oracle(pair))
+
+
+def test_a_required_band_may_not_be_missing(stub, bundle, tmp_path):
+    pair = stub.random_pair(50, 50)
+    pair.after[0] = np.nan
+    with pytest.raises(ModelError, match="needs B03, which the scene after lacks"):
+        run(pair, bundle, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pair_without_a_valid_pixel_fails_and_leaves_nothing(stub, bundle, tmp_path):
+    with pytest.raises(PairError, match="no pixel is valid"):
+        run(stub.random_pair(40, 40, invalid=1.1), bundle, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", [0, 5])
+def test_an_error_of_the_reader_surfaces_and_leaves_earlier_results_alone(stub, bundle, tmp_path, at):
+    (tmp_path / "change.tif").write_text("of an earlier run")
+    pair = stub.random_pair(96, 96)
+
+    def fail(_):
+        if len(pair.reads) == at:
+            raise SceneError("after.tif: block at row 3 is corrupt")
+
+    pair.on_read = fail
+    with pytest.raises(SceneError, match="corrupt"):
+        run(pair, bundle, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["change.tif"]
+    assert (tmp_path / "change.tif").read_text() == "of an earlier run"
+
+
+def test_a_model_that_yields_nan_is_refused(stub, tmp_path):
+    broken = stub.make_bundle(tmp_path / "model", stub.graph(nan_out=True))
+    with pytest.raises(ModelError, match="not probabilities"):
+        run(stub.random_pair(20, 20), broken, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_output_error(stub, bundle, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(stub.random_pair(20, 20), bundle, tmp_path / "file" / "out")
+
+
+def test_progress_only_grows_and_ends_at_the_total(stub, bundle, tmp_path):
+    seen = []
+    predict_change(stub.random_pair(60, 60), bundle, tmp_path, progress=lambda *call: seen.append(call))
+    assert seen == sorted(seen)
+    assert seen[-1] == (3600, 3600)
+    assert all(done < 3600 for done, _ in seen[:-1])
+
+
+def test_chinese_and_spaced_folders_work(stub, bundle, tmp_path):
+    result, _ = run(stub.random_pair(20, 20), bundle, tmp_path / "耕地 图斑 out")
+    assert result.change.is_file()
+
+
+def test_settings_refuse_what_they_do_not_know(stub, bundle, tmp_path):
+    with pytest.raises(ValidationError, match="tiles"):
+        InferenceSettings.model_validate({"tiles": 3})
+    with pytest.raises(UsageError, match="openvino"):
+        run(stub.random_pair(20, 20), bundle, tmp_path, backend="openvino")
+    with pytest.raises(UsageError, match="no core"):
+        run(stub.random_pair(20, 20), bundle, tmp_path, tile=16)
+
+
+def test_the_shipped_settings_are_the_defaults():
+    import yaml
+
+    text = (Path(__file__).parents[2] / "configs" / "inference.yaml").read_text(encoding="utf-8")
+    assert InferenceSettings.model_validate(yaml.safe_load(text)) == InferenceSettings()
