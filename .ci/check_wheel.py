@@ -1,5 +1,6 @@
 """Checks a built wheel: its only top level is `tuban`, and its files equal the tree's, byte for byte."""
 
+# ruff: noqa: INP001 - a script, not a module of a package
 from __future__ import annotations
 
 import subprocess

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyogrio
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from tuban.errors import PairError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shapely.geometry.base import BaseGeometry
     from rasterio.crs import CRS
+    from shapely.geometry.base import BaseGeometry
 
 
 def read_aoi(path: str | os.PathLike[str], crs: CRS) -> BaseGeometry:

@@ -65,7 +65,9 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def verify(known: Dataset, folder: str | Path) -> Verification:
-    """Check every file of a data set: present, readable to the last pixel, right bands, equal sizes, known label values, dates in order.
+    """Check every file of a data set.
+
+    Present, readable to the last pixel, right bands, equal sizes, known label values, dates in order.
 
     Args:
         known: the data set.
@@ -97,8 +99,8 @@ def verify(known: Dataset, folder: str | Path) -> Verification:
 def stats(known: Dataset, folder: str | Path) -> dict[str, Any]:
     """Return what is in a data set's folder, JSON-ready.
 
-    For each item its size, dates and bounds (longitude and latitude, where georeferenced); for each role with values how many
-    pixels have which value, over all items; and the share of each value among the pixels counted.
+    For each item its size, dates and bounds (longitude and latitude, where georeferenced); for each role with values
+    how many pixels have which value, over all items, and the share of each.
 
     Raises:
         SceneError: the folder does not exist, or a file cannot be read.
@@ -201,7 +203,12 @@ def _grid_problems(
         with _open(other) as reference:
             size, expected = (source.width, source.height), (reference.width, reference.height)
             if size != expected:
-                return [(f"{size[0]}x{size[1]} pixels, {role.same_size_as} has {expected[0]}x{expected[1]}", "restore both files")]
+                return [
+                    (
+                        f"{size[0]}x{size[1]} pixels, {role.same_size_as} has {expected[0]}x{expected[1]}",
+                        "restore both files",
+                    )
+                ]
             if known.georeferenced and not source.transform.almost_equals(reference.transform, 1e-9):
                 return [(f"not on the grid of {role.same_size_as}", "restore both files")]
     except SceneError:

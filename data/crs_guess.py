@@ -38,7 +38,7 @@ def guess_crs(bounds: Bounds, *, central_meridian: float | None, where: str) -> 
         return CRS.from_epsg(code), (
             f"{where}: no CRS; eastings begin with {zone}, taken as EPSG:{code} (CGCS2000 {width} degree zone {zone})"
         )
-    if plausible_north and 100_000 <= bounds[0] and bounds[2] < 1_000_000:
+    if plausible_north and bounds[0] >= 100_000 and bounds[2] < 1_000_000:
         if central_meridian is None:
             raise VectorError(
                 f"{where}: no CRS, and six-digit eastings ({bounds[0]:.0f}) carry no zone; give central_meridian "

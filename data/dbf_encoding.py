@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuban.errors import VectorError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _LDID_ENCODINGS = {0x4D: "gb18030", 0x4F: "cp950", 0x03: "cp1252", 0x57: "cp1252", 0x13: "cp932"}
 _SAMPLE_BYTES = 1 << 20
@@ -103,6 +106,10 @@ def detect(shapefile: Path, override: str | None = None) -> Encoding:
     declared = _codec(cpg.read_text(encoding="ascii", errors="replace")) if cpg else None
     if declared and _decodes(texts, declared):
         return Encoding(declared, "cpg")
+    return _from_bytes(shapefile, cpg, language, texts)
+
+
+def _from_bytes(shapefile: Path, cpg: Path | None, language: int, texts: list[bytes]) -> Encoding:
     found = "utf-8" if _decodes(texts, "utf-8") else "gb18030"
     if cpg is not None:
         said = cpg.read_text(encoding="ascii", errors="replace").strip()

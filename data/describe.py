@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from rasterio.enums import ColorInterp
@@ -23,12 +23,14 @@ from tuban.data.metadata import (
 from tuban.errors import SceneError, UsageError
 
 if TYPE_CHECKING:
-    from tuban.data.stac import StacScene
-    from collections.abc import Sequence
     import datetime as dt
+    from collections.abc import Sequence
+
+    from tuban.data.stac import StacScene
 
 _COLORS = {
-    ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue", getattr(ColorInterp, "nir", None): "nir",
+    ColorInterp.red: "red", ColorInterp.green: "green", ColorInterp.blue: "blue",
+    getattr(ColorInterp, "nir", None): "nir",  # rasterio 1.5 names it
 }  # fmt: skip
 # Orders that cameras and orthophotos commonly have; taken only for 8-bit files that say nothing, and noted.
 _GUESSES = {3: ("B04", "B03", "B02"), 4: ("B04", "B03", "B02", "B08")}
@@ -152,7 +154,8 @@ def _roles(said: list[str | None], key: str | None, dataset: Any, indexes: list[
         if eight_bit and len(indexes) in _GUESSES and sum(role is not None for role in roles) < len(indexes):
             roles = list(_GUESSES[len(indexes)])
             notes.append(
-                f"bands are not named: {len(indexes)} 8-bit bands taken as {' '.join(map(str, roles))}; name them in scene.json"
+                f"bands are not named: {len(indexes)} 8-bit bands taken as {' '.join(map(str, roles))}; "
+                "name them in scene.json"
             )
         elif any(roles):
             notes.append(

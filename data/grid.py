@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pyproj import Geod
@@ -13,11 +14,11 @@ from rasterio.warp import transform as transform_coordinates
 from rasterio.windows import Window
 
 from tuban.errors import SceneError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 LONLAT = CRS.from_epsg(4326)
 _GEOD = Geod(ellps="WGS84")
@@ -65,7 +66,7 @@ class Grid:
 
     def window(self, window: Window) -> Grid:
         """Return the grid of a window of this grid."""
-        moved = self.transform * Affine.translation(window.col_off, window.row_off)
+        moved = self.transform @ Affine.translation(window.col_off, window.row_off)
         return Grid(self.crs, moved, int(window.height), int(window.width))
 
     def tiles(self, size: int) -> Iterator[Window]:
@@ -78,10 +79,10 @@ class Grid:
 
     def pixels_of(self, other: Grid) -> tuple[float, float, float, float]:
         """Bounding box of another grid in this grid's pixels: first column, first row, last column, last row."""
-        x, y = other.transform * other.outline()
+        x, y = other.transform @ other.outline()
         if other.crs != self.crs:
             x, y = (np.asarray(v) for v in transform_coordinates(other.crs, self.crs, x, y))
-        cols, rows = ~self.transform * (x, y)
+        cols, rows = ~self.transform @ (x, y)
         finite = np.isfinite(cols) & np.isfinite(rows)
         if not finite.any():
             return 0.0, 0.0, 0.0, 0.0
@@ -92,8 +93,8 @@ class Grid:
         """Columns and rows from this grid's origin to the same place in `other`, where both share pixels; else None."""
         if self.crs != other.crs:
             return None
-        relative = ~other.transform * self.transform
-        far = np.array([relative * corner for corner in ((0, 0), (self.width, self.height))])
+        relative = ~other.transform @ self.transform
+        far = np.array([relative @ corner for corner in ((0, 0), (self.width, self.height))])
         near = np.array([(0, 0), (self.width, self.height)])
         shift = far - near
         whole = np.round(shift[0])
@@ -104,7 +105,7 @@ class Grid:
     def _lonlat(
         self, cols: NDArray[np.float64], rows: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        x, y = self.transform * (cols, rows)
+        x, y = self.transform @ (cols, rows)
         lon, lat = transform_coordinates(self.crs, LONLAT, x, y)
         return np.asarray(lon), np.asarray(lat)
 

@@ -7,19 +7,19 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuban.errors import SceneError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 # Tags that give the day of acquisition, the surest first.
 ACQUISITION_TAGS = (
-    "ACQUISITIONDATETIME", "ACQUISITION_DATE", "ACQUISITIONDATE", "DATATAKE_1_DATATAKE_SENSING_START", "PRODUCT_START_TIME",
-    "DATE_ACQUIRED", "SENSING_TIME",
+    "ACQUISITIONDATETIME", "ACQUISITION_DATE", "ACQUISITIONDATE", "DATATAKE_1_DATATAKE_SENSING_START",
+    "PRODUCT_START_TIME", "DATE_ACQUIRED", "SENSING_TIME",
 )  # fmt: skip
 SENSOR_TAGS = (
     "DATATAKE_1_SPACECRAFT_NAME",

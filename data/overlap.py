@@ -25,7 +25,8 @@ def date_notes(before: Scene, after: Scene) -> list[str]:
     if before.date and after.date:
         if before.date > after.date:
             raise PairError(
-                f"dates are reversed: before {before.date} ({before.path}) is later than after {after.date} ({after.path}); "
+                f"dates are reversed: before {before.date} ({before.path}) is later than "
+                f"after {after.date} ({after.path}); "
                 "swap the images or correct the dates"
             )
         if before.date == after.date:
@@ -37,7 +38,7 @@ def overlap(before: Scene, after: Scene, area: BaseGeometry | None, *, min_px: i
     """The part of BEFORE's grid that AFTER, and the area of interest, reach."""
     boxes = [before.grid.pixels_of(after.grid)]
     if area is not None:
-        corners = [~before.transform * (x, y) for x in area.bounds[::2] for y in area.bounds[1::2]]
+        corners = [~before.transform @ (x, y) for x in area.bounds[::2] for y in area.bounds[1::2]]
         cols, rows = zip(*corners, strict=True)
         boxes.append((min(cols), min(rows), max(cols), max(rows)))
     near = 1e-3  # a thousandth of a pixel is rounding, not overlap

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self, TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,18 +17,19 @@ from tuban.data.overlap import date_notes, no_overlap, overlap
 from tuban.data.radiometry import Radiometry, RadiometrySettings, identity
 from tuban.data.registration import Registration, RegistrationSettings, corrected_by, unmeasured
 from tuban.data.scene import FloatImage, Mask, Scene, SceneSettings
-from tuban.data.warp import read_on_grid
+from tuban.data.warp import kernel_density, read_on_grid
 from tuban.errors import PairError
 
 if TYPE_CHECKING:
-    from shapely.geometry.base import BaseGeometry
+    import datetime as dt
+    import os
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from rasterio.crs import CRS
     from rasterio.transform import Affine
     from rasterio.windows import Window
-    from rasterio.crs import CRS
-    from types import TracebackType
-    from collections.abc import Sequence
-    import os
-    import datetime as dt
+    from shapely.geometry.base import BaseGeometry
 
 
 class PairSettings(BaseModel):
@@ -47,7 +47,7 @@ class PairSettings(BaseModel):
 
 
 class PairWindow(NamedTuple):
-    """Both dates of a window and their common validity: `(bands, height, width)` float32, 0 where invalid, NaN in a missing band."""
+    """Both dates of a window, 0 where invalid, NaN in a missing band; and the pixels valid in both."""
 
     before: FloatImage
     after: FloatImage
@@ -113,7 +113,12 @@ class Pair:
         grid = self.grid.window(window)
         before, valid = read_on_grid(self.before, grid, names)
         after, also = read_on_grid(
-            self.after, grid, names, shift=self.registration.correction, resampling=self.resampling
+            self.after,
+            grid,
+            names,
+            shift=self.registration.correction,
+            resampling=self.resampling,
+            density=kernel_density(self.after, self.grid),
         )
         valid = valid & also & self._inside(window, grid)
         after = self._normalised(after, names)
@@ -173,7 +178,8 @@ class Pair:
 
 def open_pair(
     before: str | os.PathLike[str], after: str | os.PathLike[str], *, date_before: str | dt.date | None = None,
-    date_after: str | dt.date | None = None, aoi: str | os.PathLike[str] | None = None, settings: PairSettings | None = None,
+    date_after: str | dt.date | None = None, aoi: str | os.PathLike[str] | None = None,
+    settings: PairSettings | None = None,
 ) -> Pair:  # fmt: skip
     """Open two scenes, find their overlap, measure how well they match, and correct what can be corrected.
 
@@ -226,7 +232,8 @@ def _matched(before: Scene, after: Scene, aoi: str | os.PathLike[str] | None, se
     nothing = identity(len(names), "not measured")
     pair = Pair(
         before=before, after=after, crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
-        registration=unmeasured("not measured", action="none"), radiometry=nothing, radiometry_names=names, notes=tuple(notes),
+        registration=unmeasured("not measured", action="none"), radiometry=nothing, radiometry_names=names,
+        notes=tuple(notes),
         aoi=area, resampling=settings.resampling,
     )  # fmt: skip
     _require_common_pixel(pair, names, settings)
@@ -243,11 +250,21 @@ def _matched(before: Scene, after: Scene, aoi: str | os.PathLike[str] | None, se
         pair = replace(
             pair, radiometry=measure_radiometry(pair.read, pair.height, pair.width, names, settings.radiometry)
         )
+    return _judged(pair)
+
+
+def _judged(pair: Pair) -> Pair:
+    """Refuse what cannot be compared; note what is compared with less confidence."""
+    where = f"{pair.before.path} and {pair.after.path}"
     verdicts = (("registration", pair.registration), ("radiometry", pair.radiometry))
     for what, verdict in verdicts:
         if verdict.action == "refused":
-            raise PairError(f"{before.path} and {after.path}: {what}: {verdict.reason}; {_REMEDY[what]}")
+            raise PairError(f"{where}: {what}: {verdict.reason}; {_REMEDY[what]}")
     downgrades = tuple(f"{what}: {v.reason}" for what, v in verdicts if v.action == "downgraded")
+    # Each doubt alone has innocent causes, a season or an open sea; windows that disagree and spectra that hardly
+    # correlate together were measured on images of different places only.
+    if pair.registration.disagrees and pair.radiometry.action == "downgraded":
+        raise PairError(f"{where}: {'; '.join(downgrades)}; {_REMEDY['radiometry']}")
     return replace(pair, notes=(*pair.notes, *downgrades))
 
 

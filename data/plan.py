@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ import pyproj
 from pyproj import CRS
 
 from tuban.data.class_system import ClassSystem, class_system
-from tuban.data.crs_guess import Bounds
 from tuban.data.geometry_repair import RepairCounts
 from tuban.data.plan_dates import parse_date
 from tuban.data.plan_schema import LayerSpec, read_spec
@@ -21,6 +21,8 @@ from tuban.errors import PlanError, VectorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from tuban.data.crs_guess import Bounds
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ class PlanLayer:
         def texts(column: str | None) -> list[str]:
             if column is None:
                 return [""] * len(frame)
-            return ["" if value is None or value != value else str(value).strip() for value in frame[column]]
+            return ["" if gpd.pd.isna(value) else str(value).strip() for value in frame[column]]
 
         ids = texts(self.id_field)
         fallback = [f"#{fid}" for fid in frame.index]
@@ -175,7 +177,7 @@ def _box_to(bbox: Bounds, source: CRS, target: CRS) -> Bounds:
     """Return the box around `bbox` in another CRS, edges densified since straight lines bend."""
     transformer = pyproj.Transformer.from_crs(source, target, always_xy=True)
     box: Bounds = transformer.transform_bounds(*bbox, densify_pts=21)
-    if not all(value == value and abs(value) != float("inf") for value in box):
+    if not all(math.isfinite(value) for value in box):
         raise VectorError(f"the box {bbox} in {source.name} has no place in {target.name}; check the CRS of both")
     return box
 
@@ -211,7 +213,9 @@ def _recognised(path: Path, notes: list[str]) -> tuple[LayerSpec, ...]:
 
 def _without_absent(spec: LayerSpec, source: VectorLayer, notes: list[str]) -> LayerSpec:
     """Return a recognised layer's spec without the usual fields that this delivery lacks; each is noted."""
-    absent = {key: name for key in ("number", "valid_from") if (name := getattr(spec, key)) not in {None, *source.columns}}
+    absent = {
+        key: name for key in ("number", "valid_from") if (name := getattr(spec, key)) not in {None, *source.columns}
+    }
     notes.extend(f"{source.path} layer {source.layer}: no {key} column {name}" for key, name in absent.items())
     return spec.model_copy(update=dict.fromkeys(absent))
 

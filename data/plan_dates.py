@@ -21,7 +21,7 @@ def parse_date(value: Any) -> dt.date | None:
     """
     if isinstance(value, dt.datetime):
         # pandas' NaT is a datetime whose year is NaN.
-        return value.date() if value.year == value.year else None  # noqa: PLR0124
+        return value.date() if value.year == value.year else None
     if isinstance(value, dt.date):
         return value
     if value is None or (isinstance(value, float) and value != value):  # noqa: PLR0124

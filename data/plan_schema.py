@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tuban.data.vector import plan_table
 from tuban.errors import PlanError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PermitKind = Literal["conversion", "temporary", "facility", "homestead", "emergency", "opinion"]
 
@@ -79,7 +81,9 @@ def read_spec(path: Path) -> PlanSpec:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: not readable as UTF-8 YAML ({' '.join(str(error).split())}); mend the syntax") from error
+        raise PlanError(
+            f"{path}: not readable as UTF-8 YAML ({' '.join(str(error).split())}); mend the syntax"
+        ) from error
     if not isinstance(content, dict):
         raise PlanError(f"{path}: expected a mapping with jurisdiction and layers; docs/plans.md shows one")
     try:
@@ -89,4 +93,6 @@ def read_spec(path: Path) -> PlanSpec:
         key = ".".join(str(part) for part in first["loc"]) or "top level"
         accepted = PlanSpec.model_fields if len(first["loc"]) == 1 else LayerSpec.model_fields
         hint = f"; known keys: {', '.join(accepted)}" if first["type"] == "extra_forbidden" else ""
-        raise PlanError(f"{path}: {key}: {first['msg']} (got {first['input']!r:.80}){hint}; see docs/plans.md") from error
+        raise PlanError(
+            f"{path}: {key}: {first['msg']} (got {first['input']!r:.80}){hint}; see docs/plans.md"
+        ) from error

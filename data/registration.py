@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,13 @@ class Registration:
     def shift_px(self) -> float:
         """Length of the shift in BEFORE's pixels."""
         return math.hypot(self.dx_px, self.dy_px)
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether several windows were measured and no shift found enough of them behind it."""
+        return (
+            self.action == "downgraded" and self.windows_measured >= 4 and 2 * self.windows_used < self.windows_measured
+        )
 
     @property
     def correction(self) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import os
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import rasterio
@@ -22,12 +22,14 @@ from tuban.data.stac import read_item
 from tuban.errors import SceneError
 
 if TYPE_CHECKING:
-    from tuban.data.bands import Band
-    from rasterio.transform import Affine
-    from rasterio.crs import CRS
-    from types import TracebackType
-    from collections.abc import Sequence
     import datetime as dt
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from rasterio.crs import CRS
+    from rasterio.transform import Affine
+
+    from tuban.data.bands import Band
 
 FloatImage = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 from urllib.request import url2pathname
 from xml.sax.saxutils import escape
@@ -18,8 +18,8 @@ from tuban.data.metadata import parse_date
 from tuban.errors import SceneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
     import datetime as dt
+    from collections.abc import Iterator, Mapping
 
 # GDAL's names of the data types that rasterio reports.
 _GDAL_TYPES = {
@@ -81,7 +81,7 @@ def read_item(path: str) -> StacScene:
             f"{path}: no asset has a band role that is known (eo:bands common_name or name); give an image instead"
         )
     text = properties.get("datetime") or properties.get("start_datetime")
-    scales, offsets, notes = _scaling(bands, properties)
+    scales, offsets, notes = _scaling(bands, properties, key)
     return StacScene(
         source=_virtual_raster(path, bands),
         names=tuple(band.name for band in bands),
@@ -123,10 +123,14 @@ def _asset_bands(path: str, assets: Mapping[str, Any], key: str | None) -> Itera
 
 
 def _scaling(
-    bands: list[_AssetBand], properties: Mapping[str, Any]
+    bands: list[_AssetBand], properties: Mapping[str, Any], key: str | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...], tuple[str, ...]]:
     """Scales and offsets that the item states; its flag that the offset is already applied goes before them."""
     if any(band.scale is None for band in bands):
+        baseline = str(properties.get("s2:processing_baseline") or "")
+        if key == "sentinel-2" and baseline >= "04.00" and _OFFSET_FLAG not in properties:
+            note = f"the item states no scale; processing baseline {baseline} defines 0.0001 and offset -1000"
+            return (1e-4,) * len(bands), (-0.1,) * len(bands), (note,)
         return None, (), ()
     scales = tuple(float(band.scale or 1.0) for band in bands)
     offsets = tuple(float(band.offset or 0.0) for band in bands)
@@ -181,7 +185,8 @@ def _virtual_raster(path: str, bands: list[_AssetBand]) -> str:
             f'<VRTRasterBand dataType="{_GDAL_TYPES.get(dtypes[band.index - 1], "Float32")}" band="{number}">'
             f"<Description>{band.name}</Description>"
             + ("" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>")
-            + f'<ComplexSource resampling="bilinear"><SourceFilename relativeToVRT="0">{escape(band.href)}</SourceFilename>'
+            + '<ComplexSource resampling="bilinear">'
+            f'<SourceFilename relativeToVRT="0">{escape(band.href)}</SourceFilename>'
             f"<SourceBand>{band.index}</SourceBand>"
             f'<SrcRect xOff="0" yOff="0" xSize="{head["width"]}" ySize="{head["height"]}"/>'
             f'<DstRect xOff="0" yOff="0" xSize="{profile["width"]}" ySize="{profile["height"]}"/>{empty}'
@@ -189,7 +194,8 @@ def _virtual_raster(path: str, bands: list[_AssetBand]) -> str:
         )
     wkt = escape(profile["crs"].to_wkt()) if profile["crs"] else ""
     return (
-        f'<VRTDataset rasterXSize="{profile["width"]}" rasterYSize="{profile["height"]}"><SRS dataAxisToSRSAxisMapping="1,2">{wkt}</SRS>'
+        f'<VRTDataset rasterXSize="{profile["width"]}" rasterYSize="{profile["height"]}">'
+        f'<SRS dataAxisToSRSAxisMapping="1,2">{wkt}</SRS>'
         f"<GeoTransform>{t.c!r},{t.a!r},{t.b!r},{t.f!r},{t.d!r},{t.e!r}</GeoTransform>"
         + "".join(lines)
         + "</VRTDataset>"

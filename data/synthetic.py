@@ -1,265 +1,228 @@
-"""The built-in pair: a real Sentinel-2 chip, and the same chip with construction sites painted in.
-
-BEFORE is the chip that the package `spyndex` ships. It carries no georeference and no date, so it is laid at a made-up
-place with made-up dates (`configs/demo.yaml`). AFTER is BEFORE with sites painted from built-up pixels of the same chip,
-then displaced by a part of a pixel, given a season's gain and noise. Every number drawn here is known, so a detection can be scored.
-"""
+"""Writes the built-in pair, its truth and its drawn plan to a folder, the same bytes for the same seed."""
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
 import json
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
+import geopandas as gpd
 import numpy as np
+import pyogrio
+import rasterio
 import shapely
 import yaml
-from affine import Affine
-from pydantic import BaseModel, ConfigDict, Field
-from rasterio.features import rasterize
+from pyogrio.errors import DataSourceError
+from rasterio.errors import RasterioError
+from rasterio.features import shapes, sieve
 from scipy import ndimage
-from shapely import affinity
 
-from tuban.errors import MissingExtraError
+from tuban.data.drawing import DemoSettings, demo_settings, to_map
+from tuban.data.painting import load_chip, ndvi, paint
+from tuban.errors import OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-Point = tuple[float, float]
-SUBSAMPLES = 8
-"""Each pixel's share of a site is counted on this many by this many points."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Grid(_Part):
-    """Where the chip is laid: CRS, upper left corner and pixel size in metres."""
-
-    crs: str
-    left: float
-    top: float
-    pixel_m: float = Field(gt=0)
-
-    @property
-    def transform(self) -> Affine:
-        """Pixel (column, row) to map coordinates."""
-        return Affine(self.pixel_m, 0, self.left, 0, -self.pixel_m, self.top)
-
-
-class Season(_Part):
-    """What differs between the dates without any construction; digital numbers are reflectance x 10000."""
-
-    gain: tuple[float, ...]
-    offset: tuple[float, ...]
-    noise: float = Field(ge=0)
-    shift_px: Point
-    blur_px: float = Field(ge=0)
-
-
-class BuiltUp(_Part):
-    """Which pixels of the chip are its settlements: boxes are (column, row, column, row)."""
-
-    boxes: tuple[tuple[int, int, int, int], ...]
-    min_blue: float
-    max_ndvi: float
-
-
-class BareField(_Part):
-    """Which pixels of the chip are a ploughed field."""
-
-    box: tuple[int, int, int, int]
-    max_ndvi: float
-
-
-class Site(_Part):
-    """One painted construction site; `at` in pixels, `size` in metres, `angle` in degrees counter-clockwise."""
-
-    id: str
-    what: str
-    shape: Literal["block", "ell"]
-    at: Point
-    size: Point
-    angle: float
-    expects: str
-
-    def polygon(self, grid: Grid) -> shapely.Polygon:
-        """Return the outline in map coordinates."""
-        width, height = self.size
-        shape = shapely.box(-width / 2, -height / 2, width / 2, height / 2)
-        if self.shape == "ell":  # a quarter of the block stays open
-            shape = shape.difference(shapely.box(0, 0, width, height))
-        x, y = grid.transform @ self.at
-        return affinity.translate(affinity.rotate(shape, self.angle, origin=(0, 0)), x, y)
-
-
-class Decoy(_Part):
-    """A field whose crop changed: real change, but no construction."""
-
-    id: str
-    what: str
-    ring: tuple[Point, ...]
-
-
-class DrawnPermit(_Part):
-    """A permit of the drawn plan."""
-
-    kind: str
-    number: str
-    valid_from: dt.date = Field(alias="from")
-    valid_to: dt.date = Field(alias="to")
-    ring: tuple[Point, ...]
-
-
-class DrawnPlan(_Part):
-    """The zones of the drawn plan, as rings in pixels."""
-
-    permanent_basic_farmland: tuple[tuple[Point, ...], ...]
-    ecological_red_line: tuple[tuple[Point, ...], ...]
-    urban_development_boundary: tuple[tuple[Point, ...], ...]
-    villages: tuple[tuple[Point, ...], ...]
-    permits: tuple[DrawnPermit, ...]
-
-
-class DemoSettings(_Part):
-    """Everything that `configs/demo.yaml` says."""
-
-    grid: Grid
-    bands: tuple[str, ...]
-    dates: dict[Literal["before", "after"], dt.date]
-    season: Season
-    built_up: BuiltUp
-    bare_field: BareField
-    sites: tuple[Site, ...]
-    decoys: tuple[Decoy, ...]
-    plan: DrawnPlan
-
-
-@cache
-def demo_settings() -> DemoSettings:
-    """Return the shipped drawing."""
-    text = files("tuban.configs").joinpath("demo.yaml").read_text(encoding="utf-8")
-    return DemoSettings.model_validate(yaml.safe_load(text))
+FIXED_TIME = "2000-01-01T00:00:00Z"  # a GeoPackage insists on a time; a second run must give the same bytes
+PERMIT_LAYERS = {"conversion": "ZZ_NYDZYFW", "temporary": "LSYD_XMZDFW", "opinion": "YXRWHD_YJ"}
+LAYERS = {
+    "permanent_basic_farmland": ("YJJBNTTB", 1.0),
+    "ecological_red_line": ("STBHHX", 10.0),  # 1 mm on a 1:10000 sheet: edges are unclear on purpose
+    "urban_development_boundary": ("CZKFBJ", 1.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Chip:
-    """The real chip: `values` uint16 (4, 300, 300), reflectance x 10000, and where it came from."""
+class DemoPair:
+    """Where the pair lies: two GeoTIFFs, `plan.yaml`, the painted sites (`truth.gpkg`), and what was drawn."""
 
-    values: NDArray[np.uint16]
-    source: str
-    sha256: str
-
-
-def load_chip() -> Chip:
-    """Read the chip out of the package `spyndex`, without importing it.
-
-    Raises:
-        MissingExtraError: spyndex is not installed, or this version of it ships no such chip.
-    """
-    spec = find_spec("spyndex")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("the demo's image comes with spyndex, which is not installed; pip install 'tuban[demo]'")
-    path = Path(spec.submodule_search_locations[0]) / "data" / "S2_10m.json"
-    if not path.is_file():
-        raise MissingExtraError(f"the installed spyndex has no {path.name}; pip install 'spyndex>=0.6'")
-    raw = path.read_bytes()
-    values = np.asarray(json.loads(raw), dtype=np.uint16)
-    return Chip(values=values, source="spyndex/data/S2_10m.json", sha256=hashlib.sha256(raw).hexdigest())
+    before: Path
+    after: Path
+    plan: Path
+    truth: Path
+    facts: dict[str, Any]
 
 
-def ndvi(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Return the vegetation index of (B02, B03, B04, B08) values of shape (4, ...); 0 where red and infrared are 0."""
-    red, infrared = values[2].astype(np.float64), values[3].astype(np.float64)
-    total = red + infrared
-    return np.divide(infrared - red, total, out=np.zeros_like(total), where=total > 0)
-
-
-def built_up_spectra(values: NDArray[np.uint16], rule: BuiltUp) -> NDArray[np.float64]:
-    """Return the chip's own built-up spectra, float64 (n, bands)."""
-    inside = np.zeros(values.shape[1:], dtype=bool)
-    for left, top, right, bottom in rule.boxes:
-        inside[top:bottom, left:right] = True
-    chosen = inside & (values[0] >= rule.min_blue) & (ndvi(values) <= rule.max_ndvi)
-    return values[:, chosen].T.astype(np.float64)
-
-
-def bare_spectra(values: NDArray[np.uint16], rule: BareField) -> NDArray[np.float64]:
-    """Return spectra of the chip's ploughed field, float64 (n, bands)."""
-    left, top, right, bottom = rule.box
-    part = values[:, top:bottom, left:right]
-    return part[:, ndvi(part) <= rule.max_ndvi].T.astype(np.float64)
-
-
-def coverage(shape: shapely.Geometry, transform: Affine, height: int, width: int) -> NDArray[np.float64]:
-    """Return the share of each pixel that `shape` covers, float64 (height, width) in 0..1.
-
-    Counted on `SUBSAMPLES` x `SUBSAMPLES` points a pixel, so a share is off by at most about the outline's length in the
-    pixel over `SUBSAMPLES`. Only the shape's own rows and columns are sampled.
-    """
-    result = np.zeros((height, width))
-    left, bottom, right, top = shapely.affinity.affine_transform(shape, (~transform).to_shapely()).bounds
-    first_col, first_row = max(int(np.floor(left)), 0), max(int(np.floor(bottom)), 0)
-    last_col, last_row = min(int(np.ceil(right)), width), min(int(np.ceil(top)), height)
-    if first_col >= last_col or first_row >= last_row:
-        return result
-    rows, cols = last_row - first_row, last_col - first_col
-    fine = transform @ Affine.translation(first_col, first_row) @ Affine.scale(1 / SUBSAMPLES)
-    points = rasterize([(shape, 1)], (rows * SUBSAMPLES, cols * SUBSAMPLES), transform=fine, dtype="uint8")
-    shares = points.reshape(rows, SUBSAMPLES, cols, SUBSAMPLES).mean(axis=(1, 3))
-    result[first_row:last_row, first_col:last_col] = shares
-    return result
-
-
-def to_map(ring: tuple[Point, ...], grid: Grid) -> shapely.Polygon:
-    """Return a ring of (column, row) as a polygon in map coordinates."""
-    return shapely.Polygon([grid.transform @ point for point in ring])
-
-
-def paint(values: NDArray[np.uint16], settings: DemoSettings, seed: int = 0) -> NDArray[np.uint16]:
-    """Return AFTER, uint16 of the same shape: decoys, then sites, then displacement, season and noise.
-
-    A site has one material, a built-up spectrum of the chip, and each of its pixels is mixed with another built-up
-    spectrum, so that texture and spread are those of real roofs and yards.
+def make_demo(folder: str | Path, *, seed: int = 0, settings: DemoSettings | None = None) -> DemoPair:
+    """Write the built-in pair, plan and truth into `folder`.
 
     Args:
-        values: BEFORE, uint16 (bands, height, width).
-        settings: what to paint.
-        seed: of the choice of spectra and of the noise.
+        folder: made if missing; files of an earlier demo are replaced.
+        seed: of the spectra and the noise; the sites stay where `configs/demo.yaml` draws them.
+        settings: another drawing than the shipped one.
+
+    Returns:
+        The paths, and `facts` (JSON-ready): what is real, what is drawn.
+
+    Raises:
+        MissingExtraError: spyndex is not installed.
+        OutputError: the folder cannot be written.
     """
-    rng = np.random.default_rng(seed)
-    scene = values.astype(np.float64)
-    bare, built = bare_spectra(values, settings.bare_field), built_up_spectra(values, settings.built_up)
-    for decoy in settings.decoys:
-        _blend(scene, to_map(decoy.ring, settings.grid), bare, settings, rng)
-    for site in settings.sites:
-        _blend(scene, site.polygon(settings.grid), built, settings, rng)
-    season = settings.season
-    shift = (season.shift_px[1], season.shift_px[0])
-    moved = np.stack([ndimage.shift(band, shift, order=3, mode="nearest") for band in scene])
-    gain, offset = (np.asarray(pair)[:, None, None] for pair in (season.gain, season.offset))
-    noisy = moved * gain + offset + rng.normal(0, season.noise, moved.shape)
-    return np.clip(np.rint(noisy), 1, 10000).astype(np.uint16)  # 0 is nodata
+    settings = settings or demo_settings()
+    folder = Path(folder)
+    chip = load_chip()
+    after = paint(chip.values, settings, seed)
+    with _staged(folder) as stage:
+        _write_image(stage / "before.tif", chip.values, settings)
+        _write_image(stage / "after.tif", after, settings)
+        _write_json(stage / "scene.json", _scene_facts(settings))
+        _write_plan(stage, chip.values, settings)
+        _write_truth(stage / "truth.gpkg", settings)
+    facts = {
+        "real": {"image": chip.source, "sha256": chip.sha256, "licence": "spyndex, MIT; Copernicus Sentinel-2 data"},
+        "drawn": "place, dates, construction sites, decoy fields, season and the whole plan",
+        "seed": seed,
+        "sites": len(settings.sites),
+        "decoys": len(settings.decoys),
+    }
+    return DemoPair(folder / "before.tif", folder / "after.tif", folder / "plan.yaml", folder / "truth.gpkg", facts)
 
 
-def _blend(
-    scene: NDArray[np.float64],
-    shape: shapely.Geometry,
-    spectra: NDArray[np.float64],
-    settings: DemoSettings,
-    rng: np.random.Generator,
-) -> None:
-    height, width = scene.shape[1:]
-    share = ndimage.gaussian_filter(coverage(shape, settings.grid.transform, height, width), settings.season.blur_px)
-    touched = share > 0.005
-    material = spectra[rng.integers(len(spectra))]
-    texture = spectra[rng.integers(len(spectra), size=int(touched.sum()))]
-    paint_values = (0.6 * material + 0.4 * texture).T
-    scene[:, touched] += share[touched] * (paint_values - scene[:, touched])
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Give a folder to write in; its files get their final names only when every one is complete."""
+    # Nothing here outlives a crash, so SQLite need not wait for the disk.
+    options = {"OGR_CURRENT_DATE": FIXED_TIME, "OGR_SQLITE_SYNCHRONOUS": "OFF"}
+    before = {name: pyogrio.get_gdal_config_option(name) for name in options}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tuban-", dir=folder) as name:
+            pyogrio.set_gdal_config_options(options)
+            yield Path(name)
+            for path in sorted(Path(name).iterdir()):
+                path.replace(folder / path.name)
+    except (OSError, RasterioError, DataSourceError) as error:
+        raise OutputError(f"cannot write the demo to {folder}: {error}; choose a writable folder with --out") from error
+    finally:
+        pyogrio.set_gdal_config_options(before)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _scene_facts(settings: DemoSettings) -> dict[str, Any]:
+    return {
+        "before": settings.dates["before"].isoformat(),
+        "after": settings.dates["after"].isoformat(),
+        "sensor": "Sentinel-2 (chip of spyndex; place and dates are made up)",
+        "bands": list(settings.bands),
+        "scale": 0.0001,
+        "nodata": 0,
+    }
+
+
+def _write_image(path: Path, values: NDArray[np.uint16], settings: DemoSettings) -> None:
+    count, height, width = values.shape
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint16",
+        "count": count,
+        "height": height,
+        "width": width,
+        "crs": settings.grid.crs,
+        "transform": settings.grid.transform,
+        "nodata": 0,
+        "tiled": True,
+        "blockxsize": 128,
+        "blockysize": 128,
+        "compress": "deflate",
+        "predictor": 2,
+    }
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(values)
+        target.descriptions = settings.bands
+        target.scales = [1e-4] * count
+
+
+def _write_truth(path: Path, settings: DemoSettings) -> None:
+    grid = settings.grid
+    sites = gpd.GeoDataFrame(
+        {
+            "site_id": [site.id for site in settings.sites],
+            "what": [site.what for site in settings.sites],
+            "expects": [site.expects for site in settings.sites],
+        },
+        geometry=[site.polygon(grid) for site in settings.sites],
+        crs=grid.crs,
+    )
+    sites.insert(3, "drawn_m2", sites.area.round(2))
+    decoys = gpd.GeoDataFrame(
+        {"decoy_id": [decoy.id for decoy in settings.decoys], "what": [decoy.what for decoy in settings.decoys]},
+        geometry=[to_map(decoy.ring, grid) for decoy in settings.decoys],
+        crs=grid.crs,
+    )
+    pyogrio.write_dataframe(sites, path, layer="sites", driver="GPKG")
+    pyogrio.write_dataframe(decoys, path, layer="decoys", driver="GPKG")
+
+
+def _write_plan(stage: Path, values: NDArray[np.uint16], settings: DemoSettings) -> None:
+    path, grid, entries = stage / "plan.gpkg", settings.grid, []
+    for role, (layer, accuracy) in LAYERS.items():
+        rings = getattr(settings.plan, role)
+        frame = gpd.GeoDataFrame(
+            {"BSM": [f"{layer}{number:04d}" for number in range(1, len(rings) + 1)]},
+            geometry=[to_map(ring, grid) for ring in rings],
+            crs=grid.crs,
+        )
+        if role == "permanent_basic_farmland":
+            frame["DLBM"], frame["DLMC"] = "0103", "旱地"
+        pyogrio.write_dataframe(frame, path, layer=layer, driver="GPKG")
+        entries.append({"role": role, "path": path.name, "layer": layer, "accuracy_m": accuracy})
+    pyogrio.write_dataframe(_baseline(values, settings), path, layer="DLTB", driver="GPKG")
+    entries.append(
+        {
+            "role": "land_use_baseline",
+            "path": path.name,
+            "layer": "DLTB",
+            "class_system": "cn-survey",
+            "class_field": "DLBM",
+        }
+    )
+    for kind, layer in PERMIT_LAYERS.items():
+        permits = [permit for permit in settings.plan.permits if permit.kind == kind]
+        frame = gpd.GeoDataFrame(
+            {
+                "PZWH": [permit.number for permit in permits],
+                "PZRQ": [permit.valid_from and permit.valid_from.isoformat() for permit in permits],
+                "YXQZ": [permit.valid_to and permit.valid_to.isoformat() for permit in permits],
+            },
+            geometry=[to_map(permit.ring, grid) for permit in permits],
+            crs=grid.crs,
+        )
+        pyogrio.write_dataframe(frame, path, layer=layer, driver="GPKG")
+        fields = {"number": "PZWH", "valid_from": "PZRQ", "valid_to": "YXQZ"}
+        entries.append({"role": "permit", "kind": kind, "path": path.name, "layer": layer, **fields})
+    text = yaml.safe_dump({"jurisdiction": "cn", "layers": entries}, allow_unicode=True, sort_keys=False)
+    (stage / "plan.yaml").write_text("# Drawn for the demo; no real plan looks like this.\n" + text, encoding="utf-8")
+
+
+def _baseline(values: NDArray[np.uint16], settings: DemoSettings) -> gpd.GeoDataFrame:
+    """Draw a land-use baseline: forest where the chip is green for tens of metres, dry land, villages."""
+    grid = settings.grid
+    green = sieve((ndimage.gaussian_filter(ndvi(values), 2) > 0.5).astype(np.uint8), size=100, connectivity=4)
+    found = [(shapely.geometry.shape(ring), value) for ring, value in shapes(green, transform=grid.transform)]
+    smooth = shapely.coverage_simplify([polygon for polygon, _ in found], 2 * grid.pixel_m)
+    villages = shapely.union_all([to_map(ring, grid) for ring in settings.plan.villages])
+    rows: list[tuple[str, str, shapely.Geometry]] = []
+    for polygon, (_, value) in zip(smooth, found, strict=True):
+        code = ("0301", "乔木林地") if value else ("0103", "旱地")
+        rows += [(*code, part) for part in shapely.get_parts(polygon.difference(villages)) if part.area > 0]
+    rows += [("0702", "农村宅基地", part) for part in shapely.get_parts(villages)]
+    frame = gpd.GeoDataFrame(
+        {
+            "BSM": [f"DLTB{number:06d}" for number in range(1, len(rows) + 1)],
+            "DLBM": [code for code, _, _ in rows],
+            "DLMC": [name for _, name, _ in rows],
+        },
+        geometry=[part for _, _, part in rows],
+        crs=grid.crs,
+    )
+    frame["TBMJ"] = frame.area.round(2)
+    return frame

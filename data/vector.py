@@ -111,10 +111,12 @@ class VectorLayer:
                     skip_features=start, max_features=self.settings.batch_size,
                 )  # fmt: skip
             except (DataSourceError, DataLayerError, RuntimeError) as error:
-                raise VectorError(f"{self.path} layer {self.layer}: cannot be read ({error}); repair or re-export it") from error
+                raise VectorError(
+                    f"{self.path} layer {self.layer}: cannot be read ({error}); repair or re-export it"
+                ) from error
         for message in messages:
             logger.debug("%s layer %s: %s", self.path.name, self.layer, message)
-        geometry = repair(decode_wkb(wkb, counts), counts)
+        geometry = repair(decode_wkb(wkb, counts, fids), counts, fids)
         data: dict[str, Any] = {}
         for raw_name, column in zip(meta["fields"], values, strict=True):
             name = self._text(raw_name, counts)
@@ -155,7 +157,9 @@ def layer_names(path: Path) -> tuple[str, ...]:
         with _gdal_warnings():
             listed = pyogrio.list_layers(path)
     except DataSourceError as error:
-        raise VectorError(f"{path}: OGR cannot open it as vector data ({error}); give a GPKG, GDB, SHP or GeoJSON") from error
+        raise VectorError(
+            f"{path}: not vector data that OGR opens ({error}); give GPKG, GDB, SHP or GeoJSON"
+        ) from error
     return tuple(str(name) for name, kind in listed if kind is not None)
 
 
@@ -180,7 +184,11 @@ def open_layer(
     encoding = detect(path, settings.encoding) if path.suffix.lower() == ".shp" else None
     with _gdal_warnings():
         info = pyogrio.read_info(
-            path, layer=name, encoding="ISO-8859-1" if encoding else None, force_feature_count=True, force_total_bounds=True
+            path,
+            layer=name,
+            encoding="ISO-8859-1" if encoding else None,
+            force_feature_count=True,
+            force_total_bounds=True,
         )
     where = f"{path} layer {name}"
     if not info["features"] and not allow_empty:
@@ -211,7 +219,8 @@ def require_columns(layer: VectorLayer, names: Sequence[str]) -> None:
     missing = [name for name in names if name not in layer.columns]
     if missing:
         raise VectorError(
-            f"{layer.path} layer {layer.layer}: no column {', '.join(missing)}; it has {', '.join(layer.columns) or 'none'}"
+            f"{layer.path} layer {layer.layer}: no column {', '.join(missing)}; "
+            f"it has {', '.join(layer.columns) or 'none'}"
         )
 
 
@@ -243,8 +252,8 @@ def _checked_crs(
     if crs is not None and not settings.guess_crs:
         kind = "degrees" if crs.is_geographic else "metres"
         raise VectorError(
-            f"{where}: declares {crs.name}, but its coordinates (x {bounds[0]:.6g}..{bounds[2]:.6g}, y {bounds[1]:.6g}.."
-            f"{bounds[3]:.6g}) are not in {kind}; define the right projection, or set guess_crs=true"
+            f"{where}: declares {crs.name}, but its coordinates (x {bounds[0]:.6g}..{bounds[2]:.6g}, "
+            f"y {bounds[1]:.6g}..{bounds[3]:.6g}) are not in {kind}; define the right projection, or set guess_crs=true"
         )
     if not settings.guess_crs:
         raise VectorError(f"{where}: has no CRS; define the projection in the file, or set guess_crs=true")

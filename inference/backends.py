@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
@@ -13,12 +13,15 @@ from tuban.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from tuban.models.bundle import Bundle
 
 BackendName = Literal["auto", "onnx", "torch", "openvino"]
 INPUTS = ("before", "after")
+# What the torch backend is rebuilt with; the extra `train` brings it.
+TORCH_PARTS = ("torch", "safetensors", "segmentation_models_pytorch", "timm")
 OUTPUTS = ("landcover_before", "landcover_after", "change")
 # onnxruntime's exceptions share no base but Exception.
 ORT_FAILURES = (
@@ -127,34 +130,63 @@ class TorchBackend:
         """Rebuild the network; arguments as for `OnnxBackend`.
 
         Raises:
-            MissingExtraError: torch is not installed.
-            ModelError: the bundle holds no safetensors.
+            MissingExtraError: torch or what the network is built with is not installed.
+            ModelError: the bundle holds no safetensors, or not those of this network.
         """
-        if importlib.util.find_spec("torch") is None:
+        if missing := [name for name in TORCH_PARTS if importlib.util.find_spec(name) is None]:
             raise MissingExtraError(
-                "the torch backend needs PyTorch; pip install 'tuban[train]', or use --backend onnx"
+                f"the torch backend needs {', '.join(missing)}; pip install 'tuban[train]', or use --backend onnx"
             )
         if not bundle.weights_path.exists():
             raise ModelError(f"{bundle.path} holds no model.safetensors; use --backend onnx")
         import torch
 
-        from tuban.models import network
-
         if threads:
             torch.set_num_threads(threads)
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._module = network.load(bundle).to(self._device).eval()
+        self._module = _rebuild(bundle).to(self._device).eval()
         self.name = f"torch-{self._device.type}"
 
     def run(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> Prediction:
-        """Run the module; see `Backend.run`."""
+        """Run the module; see `Backend.run`.
+
+        Raises:
+            ModelError: torch fails, most often for want of memory.
+        """
         torch = self._torch
-        with torch.inference_mode():
-            feeds = (torch.from_numpy(array).to(self._device) for array in (before, after))
-            outputs: Any = self._module(*feeds)
-        ordered = [outputs[name] for name in OUTPUTS] if isinstance(outputs, dict) else outputs
-        return Prediction(*(output.float().cpu().numpy() for output in ordered))
+        try:
+            with torch.inference_mode():
+                feeds = [torch.from_numpy(array).to(self._device) for array in (before, after)]
+                outputs = [output.float().cpu().numpy() for output in self._module(*feeds)]
+        except RuntimeError as error:  # torch raises it, or a subclass, for all that goes wrong in a kernel
+            shape = "×".join(str(side) for side in before.shape)
+            raise ModelError(
+                f"torch failed on a batch of {shape} ({_line(error)}); set a smaller inference.tile or batch"
+            ) from error
+        return Prediction(*outputs)
+
+
+def _rebuild(bundle: Bundle) -> torch.nn.Module:
+    """Build the network of a bundle from its manifest and its safetensors; other weights than its own do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from tuban.models.network import ChangeNet, Deployed, NetworkSpec
+
+    network = ChangeNet(
+        NetworkSpec(bands=bundle.bands, classes=bundle.classes, mean=bundle.mean, std=bundle.std), imagenet=False
+    )
+    slope, intercept = (bundle.calibration.get(key) for key in ("slope", "intercept"))
+    if not isinstance(slope, int | float) or not isinstance(intercept, int | float):
+        raise ModelError(f"{bundle.path} records no calibration slope and intercept; use --backend onnx")
+    try:
+        network.load_state_dict(load_file(bundle.weights_path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"{bundle.weights_path} does not fit the network of this version ({_line(error)}); use --backend onnx"
+        ) from error
+    return Deployed(network, float(slope), float(intercept))
 
 
 def open_backend(name: BackendName, bundle: Bundle, *, threads: int = 0) -> Backend:

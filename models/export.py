@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("landcover_before", "landcover_after", "change")
 AGREEMENT = 1e-4
+# Side of the square that a tile yields, pixels: the larger, the less is computed twice in halos, and the more memory.
+TILE_CORE = 1024
 
 
 def read_run(folder: Path) -> ChangeNet:
@@ -120,7 +122,7 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
         std=spec.std,
         classes=spec.classes,
         change_to_classes=tuple(facts["change_to_classes"]),
-        tile=2 * halo + 512,
+        tile=2 * halo + TILE_CORE,
         halo=halo,
         stride=spec.stride,
         threshold=facts["threshold"],

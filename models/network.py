@@ -103,6 +103,8 @@ class ChangeNet(nn.Module):
         self.encoder = get_encoder(spec.encoder, in_channels=count, depth=spec.depth, weights=None)
         if imagenet:
             load_imagenet(self.encoder.model, spec.bands)
+        # timm keeps the stages below the last one used; they would be trained by nothing and shipped for nothing.
+        del self.encoder.model.blocks[_stages(self.encoder, spec.depth) :]
         channels = [spec.stem, *self.encoder.out_channels[1:]]
         self.stem = nn.Sequential(conv_block(count, spec.stem), conv_block(spec.stem, spec.stem))
         # Land cover is decoded at half resolution: its weak labels are no sharper, and it runs on both dates.
@@ -138,6 +140,12 @@ class ChangeNet(nn.Module):
         first, second = level[:count], level[count:]
         fused: Tensor = fusion(torch.cat([first, second, (second - first).abs()], dim=1))
         return fused
+
+
+def _stages(encoder: nn.Module, depth: int) -> int:
+    """Return how many of a timm encoder's blocks make its first `depth` features."""
+    last: str = encoder.model.feature_info.module_name()[depth - 1]
+    return int(last.removeprefix("blocks.")) + 1
 
 
 class Deployed(nn.Module):

@@ -10,13 +10,12 @@ if TYPE_CHECKING:
     from tuban.models.network import ChangeNet
 
 
-def receptive_reach(network: ChangeNet, size: int = 512) -> int:
+def receptive_reach(network: ChangeNet, size: int = 480) -> int:
     """Return the largest distance in pixels, along rows or columns, from which an input can reach an output.
 
-    Every operation is made to pass influence on (weights 1, no cancellation), one input pixel after another is
-    lit around the alignment of the deepest stride, and the farthest output that moves is measured; so the result
-    is the exact reach of the architecture and no matter of trained weights. A halo of at least this many pixels
-    makes tiles agree with the whole scene.
+    Every operation is made to pass influence on (equal positive weights, so nothing cancels), and the farthest
+    input with a gradient from one output is measured; so the result is the exact reach of the architecture and
+    does not depend on trained weights. A halo of at least this many pixels makes tiles agree with the whole scene.
 
     Args:
         network: the network; it is not changed.
@@ -39,21 +38,18 @@ def receptive_reach(network: ChangeNet, size: int = 512) -> int:
             torch.nn.init.zeros_(module.bias)
     trial.mean.zero_()
     trial.std.fill_(1.0)
-    reach = 0
     middle = size // 2
-    base = torch.full((1, len(network.spec.bands), size, size), 0.5, dtype=torch.float64)
-    trial = trial.double()
-    before = base.clone().requires_grad_()
-    # The reach depends on where a pixel lies in the deepest cell, so one output per residue of the diagonal is asked.
-    for residue in range(network.spec.stride):
+    # Small values, so that residual sums stay below the 6 at which ReLU6 would stop the gradient.
+    before = torch.full((1, len(network.spec.bands), size, size), 1e-3, requires_grad=True)
+    logits = trial(before, torch.full_like(before, 2e-3, requires_grad=False))
+    reach = 0
+    # The reach depends on where a pixel lies in the deepest cell: it is farthest from the cell's two ends.
+    for residue in (0, network.spec.stride - 1):
         position = middle + residue
-        logits = trial(before, base * 1.5)
         total = logits.change[0, position, position] + logits.landcover_before[0, :, position, position].sum()
-        (gradient,) = torch.autograd.grad(total, before)
-        rows = torch.nonzero(gradient.abs().sum(dim=(0, 1)).sum(dim=1)).flatten()
-        columns = torch.nonzero(gradient.abs().sum(dim=(0, 1)).sum(dim=0)).flatten()
-        for touched in (rows, columns):
-            reach = max(reach, position - int(touched.min()), int(touched.max()) - position)
+        (gradient,) = torch.autograd.grad(total, before, retain_graph=True)
+        touched = torch.nonzero(gradient.abs().sum(dim=(0, 1)))
+        reach = max(reach, position - int(touched.min()), int(touched.max()) - position)
     if reach >= middle - network.spec.stride:
         raise ValueError(f"the reach of at least {reach} pixels does not fit into a trial image of {size}")
     return reach

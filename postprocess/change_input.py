@@ -6,6 +6,7 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+import geopandas as gpd
 import numpy as np
 import shapely
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import geopandas as gpd
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _preferred(path: Any) -> str | None:
 
 def _class_name(value: Any, path: Any, column: str) -> str:
     """Return the unified class that a cell means."""
-    text = "" if value is None or value != value else str(value).strip()
+    text = "" if gpd.pd.isna(value) else str(value).strip()
     if not text:
         # The class before is often not known; the class after is what every rule asks for.
         if column == "from_class":

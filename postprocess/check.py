@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import logging
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 from pyproj import CRS
 
-from tuban.errors import PairError, VectorError
+from tuban.errors import VectorError
 from tuban.postprocess.area import geodesic_area, to_mu
-from tuban.postprocess.overlay import OverlayCounts
-from tuban.postprocess.predicates import BASELINE, Evidence, Overlay, evaluate
+from tuban.postprocess.check_context import CheckContext, CheckSettings, CheckStats
+from tuban.postprocess.predicates import Evidence, evaluate
 from tuban.postprocess.reasons import reason, trace
+from tuban.postprocess.sheet import BASELINE, Sheet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,92 +25,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["COLUMNS", "CheckContext", "CheckSettings", "CheckStats", "check_changes", "minimum_mapping_unit"]
+
 COLUMNS = (
     "finding_id", "change_id", "rule_id", "severity", "status", "zone_role", "from_class", "to_class", "area_m2",
     "area_mu", "overlap_m2", "overlap_min_m2", "overlap_max_m2", "farmland_m2", "permitted_m2", "conform_m2",
-    "nonconform_m2", "confidence", "date_before", "date_after", "lon", "lat", "reason", "basis", "model_id", "rule_pack",
+    "nonconform_m2", "confidence", "date_before", "date_after", "lon", "lat", "reason", "basis", "model_id",
+    "rule_pack",
     "net_m2", "undated_m2", "baseline_class", "zone_ids", "tolerance_m", "below_mmu", "route", "trace",
 )  # fmt: skip
 """Columns of a findings frame: those of the contract, then further ones."""
-
-
-class CheckSettings(BaseModel):
-    """Settings of the check.
-
-    Attributes:
-        min_confidence: below this calibrated confidence a suspected finding becomes inconclusive.
-        batch_size: changes overlaid at a time; larger batches from the caller are cut.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min_confidence: float = Field(default=0.0, ge=0, le=1)
-    batch_size: int = Field(default=2000, ge=1)
-
-
-@dataclass(frozen=True)
-class CheckContext:
-    """What is known of the pair that the changes come from.
-
-    Attributes:
-        date_before, date_after: of the scenes; without `date_after` the day of the run decides which rules are in force.
-        image_accuracy_m: positional accuracy of change outlines, metres (half a pixel and the registration residual,
-            as the root of the sum of squares).
-        model_id: model and version, empty for changes from elsewhere.
-        run_date: day of the run.
-        downgraded: the pair cannot carry a suspicion (registration or radiometry); suspected becomes inconclusive.
-        downgrade_reason: why, (Chinese, English) or one text.
-    """
-
-    date_before: dt.date | None = None
-    date_after: dt.date | None = None
-    image_accuracy_m: float = 0.0
-    model_id: str = ""
-    run_date: dt.date = field(default_factory=lambda: dt.datetime.now(tz=dt.UTC).date())
-    downgraded: bool = False
-    downgrade_reason: str = ""
-
-    def __post_init__(self) -> None:
-        if self.date_before and self.date_after and self.date_before > self.date_after:
-            raise PairError(f"date_before {self.date_before} is after date_after {self.date_after}; swap them")
-        if not self.image_accuracy_m >= 0:
-            raise VectorError(f"image_accuracy_m {self.image_accuracy_m}: give metres, 0 or more")
-
-    @property
-    def judged_on(self) -> dt.date:
-        """The day whose rules and permits count: the later scene's, else the day of the run."""
-        return self.date_after or self.run_date
-
-    def date_notes(self, rule: Rule) -> list[tuple[str, str]]:
-        """Return what has to be said about dates in a finding by `rule`, as (Chinese, English)."""
-        said = []
-        if self.date_after is None:
-            said.append((f"无后时相日期，按运行日 {self.run_date} 的规则判定", f"no date of the later scene; rules of the day of the run, {self.run_date}"))
-        start = rule.effective_from
-        if self.date_before and self.date_before < start <= self.judged_on:
-            said.append((
-                f"规则自 {start} 起施行，处于两时相之间，需核实动工日期", f"the rule began on {start}, between the two dates: check when work began",
-            ))  # fmt: skip
-        return said
-
-
-@dataclass
-class CheckStats:
-    """What the check met; filled while findings are drawn, lands in `run.json`."""
-
-    changes: int = 0
-    findings: Counter[str] = field(default_factory=Counter)
-    overlay: OverlayCounts = field(default_factory=OverlayCounts)
-    rules_in_force: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready."""
-        return {
-            "changes": self.changes, "findings": dict(sorted(self.findings.items())),
-            "topology_fallbacks": self.overlay.topology_fallbacks, "plan_features_read": self.overlay.plan_features,
-            "plan_pieces": self.overlay.plan_pieces, "rules_in_force": list(self.rules_in_force), "notes": list(self.notes),
-        }  # fmt: skip
 
 
 def check_changes(
@@ -171,7 +92,9 @@ def _notes(rules: tuple[Rule, ...], plan: Plan, pack: RulePack, context: CheckCo
         said.append(f"rules of {pack.name} not in force on {day}, so not applied: {', '.join(idle)}")
     ended = [r.id for r in pack.rules if r not in rules and context.date_before and r.in_force(context.date_before)]
     if ended:
-        said.append(f"rules that ended between {context.date_before} and {day}, check when work began: {', '.join(ended)}")
+        said.append(
+            f"rules that ended between {context.date_before} and {day}, check when work began: {', '.join(ended)}"
+        )
     absent = sorted({role for rule in rules for role in rule.roles() if not plan.of(role)})
     if absent:
         said.append(f"the plan has no layer of role {', '.join(absent)}: rules that need it give undetermined")
@@ -186,9 +109,9 @@ def _judge(
     part: gpd.GeoDataFrame, plan: Plan, pack: RulePack, rules: tuple[Rule, ...], context: CheckContext,
     settings: CheckSettings, stats: CheckStats,
 ) -> gpd.GeoDataFrame:  # fmt: skip
-    overlay = Overlay(part, plan, pack, context.image_accuracy_m, context.judged_on, stats.overlay)
+    sheet = Sheet(part, plan, pack, context.image_accuracy_m, context.judged_on, stats.overlay)
     ids = frozenset(rule.id for rule in rules)
-    hits = [(evidence, rule) for rule in rules for evidence in evaluate(rule, overlay, ids)]
+    hits = [(evidence, rule) for rule in rules for evidence in evaluate(rule, sheet, ids)]
     order = {rule.id: index for index, rule in enumerate(rules)}
     hits.sort(key=lambda hit: (hit[0].row, order[hit[1].id]))
     if not hits:
@@ -214,9 +137,8 @@ def _final(
         notes.append((f"影像对降级：{why}", f"the image pair is downgraded: {why}"))
     if status == "suspected" and confidence < settings.min_confidence:
         status = "inconclusive"
-        notes.append((
-            f"置信度 {confidence:.2f} 低于 {settings.min_confidence:.2f}", f"confidence {confidence:.2f} below {settings.min_confidence:.2f}",
-        ))  # fmt: skip
+        least = f"{settings.min_confidence:.2f}"
+        notes.append((f"置信度 {confidence:.2f} 低于 {least}", f"confidence {confidence:.2f} below {least}"))
     return status, notes
 
 
@@ -237,7 +159,9 @@ def _record(
     unit = minimum_mapping_unit(pack, change["to_class"])
     zones = sorted({f"{f['layer']}/{f['plan_id']}" for f, _ in evidence.parcels})
     key = "|".join([str(change["change_id"]), rule.id, pack.name, *zones])
-    codes = [feature["code"] for feature, _ in evidence.parcels if feature["layer"].startswith(BASELINE) and feature["code"]]
+    codes = [
+        feature["code"] for feature, _ in evidence.parcels if feature["layer"].startswith(BASELINE) and feature["code"]
+    ]
 
     def m2(value: float | None) -> float:
         return float("nan") if value is None else round(value, 2)

@@ -207,15 +207,14 @@ def _zone_paths(
     xs, ys = zip(*corners, strict=True)
     bbox = (min(xs), min(ys), max(xs), max(ys))
     found = []
+    # A margin beyond the view keeps the cut edge from being drawn as if it were the zone's own.
+    near = shapely.box(left - 4, up - 4, left + window.width + 4, up + window.height + 4)
     for zone in zones:
-        frame = zone.read(bbox, source.crs)
-        if frame.empty:
-            continue
-        # A margin beyond the view keeps the cut edge from being drawn as if it were the zone's own.
-        near = shapely.box(left - 4, up - 4, left + window.width + 4, up + window.height + 4)
-        areas = to_pixels(frame.geometry.to_numpy(), source.transform)
-        merged = shapely.union_all(shapely.intersection(shapely.make_valid(areas), near))
-        path = svg_path(_to_view(merged, left, up, scale))
+        cut: list[shapely.Geometry] = []
+        for frame in zone.batches(bbox, source.crs):
+            areas = to_pixels(frame.geometry.to_numpy(), source.transform)
+            cut.extend(shapely.intersection(shapely.make_valid(areas), near))
+        path = svg_path(_to_view(shapely.union_all(cut), left, up, scale)) if cut else ""
         if path:
             found.append((zone.role, path))
     return tuple(found)

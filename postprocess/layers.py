@@ -10,9 +10,10 @@ import contextlib
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pyogrio
 import shapely
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FIXED_TIME = "2000-01-01T00:00:00Z"
+FIXED_TIME = "2000-01-01T00:00:00.000Z"
 """The time written wherever a format insists on one, so that a second run gives the same bytes."""
 
 FINDING_COLUMNS: Columns = {
@@ -135,6 +136,20 @@ def iter_layer(
         raise VectorError(f"cannot read {where}: {error}; give a vector file that OGR opens") from error
 
 
+def read_info(path: str | Path, layer: str | None = None) -> tuple[int, str]:
+    """Return the number of features of a layer, and its CRS as text.
+
+    Raises:
+        VectorError: the file or the layer cannot be read.
+    """
+    try:
+        info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+    except (DataSourceError, DataLayerError) as error:
+        where = f"layer {layer!r} of {path}" if layer else str(path)
+        raise VectorError(f"cannot read {where}: {error}; give a vector file that OGR opens") from error
+    return int(info["features"]), str(info["crs"])
+
+
 class LayerWriter:
     """Writes `findings.gpkg` batch by batch; use it as a context manager.
 
@@ -152,7 +167,8 @@ class LayerWriter:
 
     Raises:
         OutputError: the folder cannot be written or the disk is full.
-        VectorError: a frame lacks a column, brings one its layer does not have, or is in another CRS.
+        VectorError: a frame lacks a column, has others than the batch before it, or is in another CRS (plan_qa is
+            reprojected).
     """
 
     def __init__(self, path: str | Path, *, crs: CRS | str | int, lang: str = "zh") -> None:
@@ -198,7 +214,10 @@ class LayerWriter:
 
     def _conform(self, layer: str, frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         """Return `frame` with the layer's columns in order and in their types, then the columns beyond them."""
-        if frame.crs is None or pyogrio_crs(frame.crs) != self.crs:
+        if layer == "plan_qa" and frame.crs is not None:
+            # Problems are found in the plan's CRS and only pointed at; a finding's outline is never moved.
+            frame = frame.to_crs(self.crs)
+        elif frame.crs is None or pyogrio_crs(frame.crs) != self.crs:
             raise VectorError(f"rows for {layer} are in {frame.crs}, the file is in {self.crs}; reproject them first")
         wanted = LAYERS[layer]
         missing = [name for name in wanted if name not in frame.columns]
@@ -212,11 +231,9 @@ class LayerWriter:
             raise VectorError(f"batches for {layer} differ in the columns {', '.join(odd)}; give each batch the same")
         data = {name: _column(frame.get(name), kind, len(frame)) for name, kind in wanted.items()}
         data |= {name: frame[name].astype(kind).to_numpy() for name, kind in known.items()}
-        return gpd.GeoDataFrame(data, geometry=frame.geometry.to_numpy(), crs=self.crs)
+        return gpd.GeoDataFrame(data, geometry=_areal(frame.geometry.to_numpy()), crs=self.crs)
 
     def _write(self, layer: str, frame: gpd.GeoDataFrame) -> None:
-        # A plan problem may be a line, a point or a whole layer; a finding is always an area.
-        kind = "Unknown" if layer == "plan_qa" else "MultiPolygon"
         exists = self._file.exists() and (self.counts[layer] > 0)
         with output_errors(self.path), fixed_times():
             pyogrio.write_dataframe(
@@ -225,8 +242,10 @@ class LayerWriter:
                 layer=layer,
                 driver="GPKG",
                 append=exists,
-                geometry_type=kind,
-                promote_to_multi=kind == "MultiPolygon",
+                geometry_type="MultiPolygon",
+                promote_to_multi=True,
+                # 1.2 is the oldest version in use: QGIS and ArcGIS of some years ago open it without a warning.
+                dataset_options={"VERSION": "1.2"},
             )
 
     def _finish(self) -> None:
@@ -291,6 +310,18 @@ def output_errors(path: Path) -> Iterator[None]:
         reason = " ".join(str(error).split())
         remedy = "free some space, or choose a folder you may write to"
         raise OutputError(f"cannot write {path}: {reason}; {remedy}") from error
+
+
+def _areal(geometries: Any) -> Any:
+    """Return the areas of mixed geometries (None where there are none); areas pass as they are."""
+    kinds = shapely.get_type_id(geometries)
+    mixed = ~np.isin(kinds, (-1, int(shapely.GeometryType.POLYGON), int(shapely.GeometryType.MULTIPOLYGON)))
+    if mixed.any():
+        geometries = geometries.copy()
+        for at in np.flatnonzero(mixed):
+            parts = [part for part in shapely.get_parts(geometries[at]) if part.geom_type == "Polygon"]
+            geometries[at] = shapely.MultiPolygon(parts) if parts else None
+    return geometries
 
 
 def _column(values: pd.Series | None, kind: str, rows: int) -> object:

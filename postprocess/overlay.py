@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # Above this many vertices a polygon is cut into tiles first: one clip of a million vertices per change is the
 # difference between seconds and hours.
 _MAX_VERTICES = 512
+_MAX_CUTS = 40
 
 
 @dataclass(slots=True)
@@ -69,10 +70,11 @@ def subdivide(polygon: Any, limit: int = _MAX_VERTICES) -> list[Any]:
         >>> bool(abs(sum(p.area for p in parts) - ring.area) < 1e-12)
         True
     """
-    stack, done = [polygon], []
+    stack, done = [(polygon, 0)], []
     while stack:
-        part = stack.pop()
-        if shapely.get_num_coordinates(part) <= limit:
+        part, depth = stack.pop()
+        # The depth bounds the work where all vertices lie on one spot and no cut can part them.
+        if shapely.get_num_coordinates(part) <= limit or depth > _MAX_CUTS:
             done.append(part)
             continue
         x0, y0, x1, y1 = part.bounds
@@ -80,12 +82,7 @@ def subdivide(polygon: Any, limit: int = _MAX_VERTICES) -> list[Any]:
             halves = [shapely.box(x0, y0, (x0 + x1) / 2, y1), shapely.box((x0 + x1) / 2, y0, x1, y1)]
         else:
             halves = [shapely.box(x0, y0, x1, (y0 + y1) / 2), shapely.box(x0, (y0 + y1) / 2, x1, y1)]
-        pieces = [piece for half in halves for piece in polygonal(shapely.intersection(part, half))]
-        # A cut that does not help (all vertices on one spot) must not loop for ever.
-        if max((shapely.get_num_coordinates(p) for p in pieces), default=0) >= shapely.get_num_coordinates(part):
-            done.append(part)
-        else:
-            stack.extend(pieces)
+        stack.extend((piece, depth + 1) for half in halves for piece in polygonal(shapely.intersection(part, half)))
     return done
 
 
@@ -103,9 +100,7 @@ def moved_outline(geometries: Array, crs: CRS, metres: float) -> Array:
     if metres == 0 or not len(geometries):
         return geometries
     geographic = crs if crs.is_geographic else (crs.geodetic_crs or CRS.from_epsg(4326))
-    out, back = (
-        pyproj.Transformer.from_crs(a, b, always_xy=True) for a, b in ((crs, geographic), (geographic, crs))
-    )
+    out, back = (pyproj.Transformer.from_crs(a, b, always_xy=True) for a, b in ((crs, geographic), (geographic, crs)))
     degrees = shapely.transform(geometries, lambda xy: np.column_stack(out.transform(xy[:, 0], xy[:, 1])))
     lonlat = shapely.get_coordinates(shapely.centroid(degrees))
     cells = np.floor(lonlat / 2).astype(int)
@@ -116,7 +111,7 @@ def moved_outline(geometries: Array, crs: CRS, metres: float) -> Array:
         rows = np.flatnonzero((cells == cell).all(axis=1))
         lon, lat = lonlat[rows].mean(axis=0)
         # A bare projection on the layer's own ellipsoid: no datum shift can creep in.
-        plane = pyproj.Proj(proj="laea", lat_0=lat, lon_0=lon, **axes)
+        plane = pyproj.Proj(proj="laea", lat_0=lat, lon_0=lon, **axes)  # type: ignore[arg-type]
         local = shapely.transform(degrees[rows], lambda xy, p=plane: np.column_stack(p(xy[:, 0], xy[:, 1])))
         moved = shapely.transform(
             shapely.buffer(local, metres), lambda xy, p=plane: np.column_stack(p(xy[:, 0], xy[:, 1], inverse=True))

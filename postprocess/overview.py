@@ -32,7 +32,6 @@ ZONE_COLORS = {
 """The zones that pictures show; baseline and permits are too many to tell apart there."""
 
 _READ_LIMIT_PX = 4096 * 4096
-_ZONE_TILES = 4
 
 
 class Overview:
@@ -92,15 +91,12 @@ class Overview:
         return jpeg_uri(self._image, quality=86) if self.available else None
 
     def _draw_zones(self, source: PixelSource, zones: Sequence[ZoneSource]) -> None:
-        # A province of zones is read tile by tile and dropped again; outlines drawn twice are the same outlines.
         for zone in zones:
             color = ZONE_COLORS.get(zone.role)
             if color is None:
                 continue
-            for number in range(_ZONE_TILES**2):
-                row, column = divmod(number, _ZONE_TILES)
-                frame = zone.read(_tile(source, row, column), source.crs)
-                for geometry in to_pixels(frame.geometry.to_numpy(), self._transform) if len(frame) else ():
+            for frame in zone.batches(_bounds(source), source.crs):
+                for geometry in to_pixels(frame.geometry.to_numpy(), self._transform):
                     self._outline(geometry, color, 2)
 
     def _outline(self, geometry: shapely.Geometry, color: str, width: int) -> None:
@@ -112,11 +108,8 @@ class Overview:
                     self._draw.line(points, fill=color, width=width, joint="curve")
 
 
-def _tile(source: PixelSource, row: int, column: int) -> tuple[float, float, float, float]:
-    step_x, step_y = source.width / _ZONE_TILES, source.height / _ZONE_TILES
-    corners = [
-        source.transform * ((column + at_x) * step_x, (row + at_y) * step_y) for at_x in (0, 1) for at_y in (0, 1)
-    ]
+def _bounds(source: PixelSource) -> tuple[float, float, float, float]:
+    corners = [source.transform * (source.width * at_x, source.height * at_y) for at_x in (0, 1) for at_y in (0, 1)]
     xs, ys = zip(*corners, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 

@@ -36,7 +36,7 @@ class VectorizeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    strip_pixels: int = Field(default=8_388_608, ge=1, description="pixels read at once")
+    strip_pixels: int = Field(default=1_048_576, ge=1, description="pixels read at once")
     noded: bool = Field(default=True, description="a vertex wherever a neighbour's boundary ends, so edges are shared")
     mask_values: tuple[int, ...] = Field(default=(), description="classes left out, beside nodata")
     min_area_m2: float = Field(default=0.0, ge=0, description="smaller polygons are flagged, never dropped")

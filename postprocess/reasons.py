@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tuban.postprocess.area import to_mu
 
 if TYPE_CHECKING:
-    from tuban.postprocess.check import CheckContext
+    from tuban.postprocess.check_context import CheckContext
     from tuban.postprocess.predicates import Evidence
     from tuban.postprocess.rules import Rule, RulePack
 
@@ -53,43 +53,67 @@ def _permits(evidence: Evidence, lang: int) -> str:
     return "; ".join(texts) + (f"; +{more}" if more > 0 else "")
 
 
-def _clauses(
-    rule: Rule, pack: RulePack, evidence: Evidence, context: CheckContext, notes: list[tuple[str, str]], small: float
-) -> list[tuple[str, str]]:
-    """Return what stands in the reason, as (Chinese, English) pairs in order."""
+Clauses = list[tuple[str, str]]
 
-    def title(role: str, lang: str) -> str:
-        return pack.zones[role][lang] if role in pack.zones else role
 
-    said: list[tuple[str, str]] = []
-    for role in evidence.missing:
-        said.append((f"缺少图层：{title(role, 'zh')}，不能视为无问题", f"missing layer: {title(role, 'en')}; not the same as clean"))
-    if evidence.overlap is not None:
-        low, high = evidence.overlap_min, evidence.overlap_max
-        said.append((
-            f"重叠 {_m2(evidence.overlap)}，位置误差 ±{evidence.tolerance:.2f} m 时 {low:.2f}~{high:.2f} m2，扣除有效批准后 {_m2(evidence.net)}，阈值 {evidence.threshold:.2f} m2",
-            f"overlap {evidence.overlap:.2f} m2 ({low:.2f} to {high:.2f} at ±{evidence.tolerance:.2f} m), {evidence.net:.2f} m2 "
-            f"after valid permits, threshold {evidence.threshold:.2f} m2",
-        ))  # fmt: skip
+def _title(pack: RulePack, role: str, lang: str) -> str:
+    return pack.zones[role][lang] if role in pack.zones else role
+
+
+def _area_clause(evidence: Evidence) -> Clauses:
+    if evidence.overlap is None:
+        return []
+    low, high, limit = evidence.overlap_min, evidence.overlap_max, evidence.threshold
+    span = f"{low:.2f}~{high:.2f} m2"
+    zh = (
+        f"重叠 {_m2(evidence.overlap)}，位置误差 ±{evidence.tolerance:.2f} m 时 {span}，"
+        f"扣除有效批准后 {_m2(evidence.net)}，阈值 {limit:.2f} m2"
+    )
+    en = (
+        f"overlap {evidence.overlap:.2f} m2 ({span} at ±{evidence.tolerance:.2f} m), {evidence.net:.2f} m2 after valid "
+        f"permits, threshold {limit:.2f} m2"
+    )
+    return [(zh, en)]
+
+
+def _evidence_clauses(evidence: Evidence) -> Clauses:
+    said: Clauses = []
     if evidence.parcels:
         said.append((f"依据地块 {_features(evidence)}", f"features {_features(evidence)}"))
     if evidence.permits:
         said.append((f"批准文件 {_permits(evidence, 0)}", f"permits {_permits(evidence, 1)}"))
     if evidence.exemption:
-        said.append((
-            f"豁免 {evidence.exempt:.2f} m2：{evidence.exemption['zh']}", f"exempt {evidence.exempt:.2f} m2: {evidence.exemption['en']}",
-        ))  # fmt: skip
+        area = f"{evidence.exempt:.2f} m2"
+        said.append((f"豁免 {area}：{evidence.exemption['zh']}", f"exempt {area}: {evidence.exemption['en']}"))
     if evidence.uncovered > evidence.threshold:
-        said.append((
-            f"{evidence.uncovered:.2f} m2 无现状图斑或地类编码不可识别", f"{evidence.uncovered:.2f} m2 has no parcel with a known code",
-        ))  # fmt: skip
+        area = f"{evidence.uncovered:.2f} m2"
+        said.append((f"{area} 无现状图斑或地类编码不可识别", f"{area} has no parcel with a known code"))
+    return said
+
+
+def _clauses(pack: RulePack, evidence: Evidence, small: float) -> Clauses:
+    """Return what the plan says, as (Chinese, English) pairs in order."""
+    said = [
+        (
+            f"缺少图层：{_title(pack, role, 'zh')}，不能视为无问题",
+            f"missing layer: {_title(pack, role, 'en')}; not the same as clean",
+        )
+        for role in evidence.missing
+    ]
+    said += _area_clause(evidence) + _evidence_clauses(evidence)
     if evidence.excess_rule:
-        said.append((f"批准范围以外部分由 {evidence.excess_rule} 判定", f"the part beyond the permit is judged by {evidence.excess_rule}"))
-    for role in evidence.without:
-        said.append((f"未提供{title(role, 'zh')}，按其余图层判定", f"no layer {title(role, 'en')}; judged by the others"))
+        rule = evidence.excess_rule
+        said.append((f"批准范围以外部分由 {rule} 判定", f"the part beyond the permit is judged by {rule}"))
+    said += [
+        (
+            f"未提供{_title(pack, role, 'zh')}，按其余图层判定",
+            f"no layer {_title(pack, role, 'en')}; judged by the others",
+        )
+        for role in evidence.without
+    ]
     if small:
         said.append((f"小于最小上图面积 {small:g} m2", f"below the minimum mapping unit of {small:g} m2"))
-    return said + notes + context.date_notes(rule)
+    return said
 
 
 def reason(
@@ -99,14 +123,17 @@ def reason(
     """Return the reason as `rule status: Chinese … | English …`.
 
     Args:
-        rule, pack, evidence: what was judged by what.
+        rule: the rule.
+        pack: its pack.
+        evidence: what the rule found.
         status: the final status.
         context: dates and their notes.
-        from_class, to_class: the model's classes, supporting evidence only.
+        from_class: the model's class before, supporting evidence only.
+        to_class: the model's class after.
         notes: further (Chinese, English) clauses.
         small: the minimum mapping unit that the change falls short of, or 0.
     """
-    clauses = _clauses(rule, pack, evidence, context, notes, small)
+    clauses = _clauses(pack, evidence, small) + notes + context.date_notes(rule)
     if rule.advice and status in {"suspected", "inconclusive"}:
         clauses.append((rule.advice["zh"], rule.advice["en"]))
     zh, en = STATUS[status]

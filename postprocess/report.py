@@ -151,7 +151,7 @@ class _Page:
             centre = _moved(shape, crs, "EPSG:4326").representative_point()
             lon, lat = centre.x, centre.y
         titles = (self.run.get("rule_pack") or {}).get("titles") or {}
-        scenes = self.run.get("scenes") or {}
+        scenes = _scenes(self.run)
         dates = {name: row.get(f"date_{name}") or (scenes.get(name) or {}).get("date") for name in ("before", "after")}
         return {
             "number": number,
@@ -196,7 +196,8 @@ class _Page:
             "heading": text["title" if judged else "title_changes"],
             "judged": judged,
             "has_pair": self.pair is not None,
-            "notes": [_note(note) for note in self.run.get("notes") or ()],
+            "scenes": _scenes(self.run),
+            "notes": _notes(self.run),
             "summary": summary,
             "totals": _totals(tally),
             "change_rows": _change_rows(moves),
@@ -239,7 +240,7 @@ class _Lenient(dict[str, Any]):
 def _frames(source: str | Path | Iterable[gpd.GeoDataFrame] | None, layer: str) -> Iterator[gpd.GeoDataFrame]:
     if source is None:
         return
-    frames = iter_layer(source, layer) if isinstance(source, (str, Path)) else source
+    frames: Iterable[gpd.GeoDataFrame] = iter_layer(source, layer) if isinstance(source, str | Path) else source
     for frame in frames:
         if not frame.empty:
             yield frame
@@ -290,8 +291,27 @@ def _bands(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _note(note: object) -> dict[str, Any]:
-    return dict(note) if isinstance(note, dict) else {"stage": "", "text": str(note)}
+def _notes(run: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what was guessed, skipped or degraded, once each: the run's notes, then the pair's own."""
+    pair = run.get("pair") or {}
+    notes = [note if isinstance(note, dict) else {"text": note} for note in run.get("notes") or ()]
+    measured = ("registration", "radiometry")
+    notes += [{"stage": stage, "text": (pair.get(stage) or {}).get("reason") or ""} for stage in measured]
+    notes += [{"stage": "pair", "text": text} for text in pair.get("notes") or ()]
+    once = {str(note["text"]): str(note.get("stage", "")) for note in reversed(notes) if note["text"]}
+    return [{"stage": stage, "text": text} for text, stage in reversed(once.items())]
+
+
+def _scenes(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return both scenes' facts: the section `scenes` over what the pair recorded."""
+    pair, scenes = run.get("pair") or {}, run.get("scenes") or {}
+    found = {}
+    for key in ("before", "after"):
+        facts = {**(pair.get(key) or {}), **(scenes.get(key) or {})}
+        # The whole path of a scene is nobody else's business.
+        facts.setdefault("name", Path(str(facts.get("path", ""))).name)
+        found[key] = facts
+    return found
 
 
 def _worded(value: object, lang: str) -> str:

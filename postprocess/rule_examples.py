@@ -69,7 +69,10 @@ def run_example(pack: RulePack, rule_id: str, example: Example) -> ExampleResult
          "area_mu": [float(to_mu(area))], "confidence": [1.0]}, geometry=[patch], crs=_CRS,
     )  # fmt: skip
     context = CheckContext(
-        date_before=example.date_before, date_after=example.date, image_accuracy_m=example.accuracy_m, run_date=example.date
+        date_before=example.date_before,
+        date_after=example.date,
+        image_accuracy_m=example.accuracy_m,
+        run_date=example.date,
     )
     found = [
         row for frame in check_changes([change], _plan(example, pack), pack, context=context)
@@ -80,9 +83,11 @@ def run_example(pack: RulePack, rule_id: str, example: Example) -> ExampleResult
     problems = [f"status {status}, expected {expect.status}"] if status != expect.status else []
     if found and expect.severity and found[0]["severity"] != expect.severity:
         problems.append(f"severity {found[0]['severity']}, expected {expect.severity}")
-    for name in ("overlap_m2", "permitted_m2"):
-        if found and _differs(getattr(expect, name), found[0][name]):
-            problems.append(f"{name} {found[0][name]}, expected {getattr(expect, name)}")
+    problems += [
+        f"{name} {found[0][name]}, expected {getattr(expect, name)}"
+        for name in ("overlap_m2", "permitted_m2")
+        if found and _differs(getattr(expect, name), found[0][name])
+    ]
     return ExampleResult(rule_id, example.name, example.kind, "; ".join(problems))
 
 

@@ -9,7 +9,7 @@ import pyproj
 import shapely
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import geopandas as gpd
     import numpy as np
@@ -64,8 +64,11 @@ class ZoneSource(Protocol):
     def role(self) -> str:
         """Role of the layer, such as `permanent_basic_farmland`."""
 
-    def read(self, bbox: tuple[float, float, float, float] | None = None, crs: object = None) -> gpd.GeoDataFrame:
-        """Return the features that touch `bbox` (in `crs`), in `crs`."""
+    def batches(
+        self, bbox: tuple[float, float, float, float] | None = None, crs: object = None
+    ) -> Iterator[gpd.GeoDataFrame]:
+        """Yield the features that touch `bbox` (in `crs`), in `crs`, some at a time."""
+        ...
 
 
 def to_pixels(geometry: shapely.Geometry, transform: Affine) -> shapely.Geometry:

@@ -107,7 +107,6 @@ def embed_styles(path: Path, *, lang: str, time: str) -> None:
     if _index(lang):
         names = ("tuban findings", "tuban changes", "tuban plan QA")
     qml = {"findings": findings_qml(lang), "changes": changes_qml(lang)}
-    # A renderer for areas only: plan_qa may hold other geometries, which QGIS then draws in its own default.
     qml["plan_qa"] = plan_qa_qml(lang)
     try:
         with contextlib.closing(sqlite3.connect(path)) as database, database:
@@ -118,6 +117,11 @@ def embed_styles(path: Path, *, lang: str, time: str) -> None:
                 (time,),
             )
             for (layer, text), name in zip(qml.items(), names, strict=True):
+                # Layers were made in the order of their first rows; a reader that asks for no layer gets the first
+                # row of this table, which should be the findings. Negative rows stand before all others.
+                database.execute(
+                    "UPDATE gpkg_contents SET rowid = ? WHERE table_name = ?", (names.index(name) - len(names), layer)
+                )
                 (column,) = database.execute(
                     "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
                 ).fetchone()
@@ -185,8 +189,8 @@ def _labels(root: ET.Element, expression: str) -> None:
         bufferOpacity="1",
     )  # fmt: skip
     ET.SubElement(settings, "placement", placement="1", priority="5")
-    # Labels only where they can be read; a province full of them would hide the map.
-    ET.SubElement(settings, "rendering", scaleVisibility="1", scaleMin="50000", scaleMax="1", displayAll="0",
+    # Labels only below 1:50 000, where they can be read. QGIS writes the closest scale as `scaleMin`.
+    ET.SubElement(settings, "rendering", scaleVisibility="1", scaleMin="1", scaleMax="50000", displayAll="0",
                   obstacle="1")  # fmt: skip
 
 

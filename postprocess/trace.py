@@ -234,8 +234,10 @@ def _places(number: IntArray, wanted: IntArray) -> IntArray:
     if len(number) and number[-1] - number[0] < 4 * len(number):  # mostly so: a table is faster than a search
         table = np.empty(number[-1] - number[0] + 1, dtype=np.int64)
         table[number - number[0]] = np.arange(len(number))
-        return table[wanted - number[0]]
-    return np.searchsorted(number, wanted)
+        found: IntArray = table[wanted - number[0]]
+        return found
+    places: IntArray = np.searchsorted(number, wanted)
+    return places
 
 
 def _assemble(done: _Done, value: npt.NDArray[Any]) -> Rings:

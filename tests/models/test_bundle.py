@@ -80,7 +80,7 @@ def test_other_tools_read_the_item(tmp_path):
     item = pystac.Item.from_file(str(tmp_path / "m" / "mlm.json"))
     extension = mlm.MLMExtension.ext(item)
     assert extension.mlm_name == "s2-test"
-    assert [band for band in extension.input[1].bands] == ["B03", "B04", "B08"]
+    assert list(extension.input[1].bands) == ["B03", "B04", "B08"]
     assert extension.input[0].input.shape == [-1, 3, 512, 512]
     assert [output.name for output in extension.output] == ["landcover_before", "landcover_after", "change"]
     assert item.assets["model.onnx"].roles == ["mlm:model"]
@@ -189,9 +189,7 @@ def test_choose_takes_the_most_bands_then_the_narrowest_range(zoo):
 def test_choose_names_the_nearest_and_what_is_missing(zoo):
     make(zoo / "far", name="far", gsd_m=(0.1, 0.5))
     make(zoo / "near", name="near")
-    with pytest.raises(
-        UsageError, match=r"nearest is near, but the scene lacks B04 and its pixels are 60 m.*8 to 35 m"
-    ):
+    with pytest.raises(UsageError, match=r"nearest is near, but the scene lacks B04 and its pixels are 60 m.*to 35 m"):
         choose(("B03",), 60)
     with pytest.raises(UsageError, match="nearest is far"):
         choose(("B03", "B04"), 0.7)

@@ -1,0 +1,110 @@
+"""Scenes whose values are not reflectance, brought to the model's range.
+
+Old archives hold 8-bit numbers without a scale. Their land still has dark and bright places in every band, so the
+scene's median and spread are mapped onto the model's training mean and deviation. That is a guess about units and
+said as one; it is made once per scene, so it cannot make seams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from rasterio.windows import Window
+
+from tuban.errors import PairError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from affine import Affine
+    from numpy.typing import NDArray
+    from rasterio.crs import CRS
+
+    from tuban.inference.reading import PairReader
+    from tuban.models.bundle import Bundle
+
+_SAMPLE_WINDOWS = 16
+_SAMPLE_SIZE = 128
+_NORMAL_IQR = 1.349  # interquartile range of a normal distribution in standard deviations
+
+
+class RescaledWindow(NamedTuple):
+    """A window in the model's units: `(bands, height, width)` float32 and validity `(height, width)`."""
+
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RescaledPair:
+    """A pair whose values are mapped by one gain and offset per band, the same for both dates.
+
+    Attributes:
+        pair: the pair, AFTER already normalised to BEFORE.
+        gain: per band name, multiplies.
+        offset: per band name, is added after the gain.
+    """
+
+    pair: PairReader
+    gain: dict[str, float]
+    offset: dict[str, float]
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.pair.height
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.pair.width
+
+    @property
+    def crs(self) -> CRS:
+        """Coordinate reference system."""
+        return self.pair.crs
+
+    @property
+    def transform(self) -> Affine:
+        """Pixel corner to CRS units."""
+        return self.pair.transform
+
+    def read(self, window: Window, names: Sequence[str]) -> RescaledWindow:
+        """Read both dates in the model's units; a missing band stays NaN."""
+        read = self.pair.read(window, names)
+        gain = np.array([self.gain.get(name, np.nan) for name in names], dtype=np.float32).reshape(-1, 1, 1)
+        offset = np.array([self.offset.get(name, np.nan) for name in names], dtype=np.float32).reshape(-1, 1, 1)
+        return RescaledWindow(read.before * gain + offset, read.after * gain + offset, read.valid)
+
+
+def rescale(pair: PairReader, bundle: Bundle) -> RescaledPair:
+    """Map the median and interquartile range of BEFORE, band by band, onto the bundle's training statistics.
+
+    Args:
+        pair: the pair, in unknown units.
+        bundle: its `mean` and `std` are the aim.
+
+    Raises:
+        PairError: no valid pixel among the samples.
+    """
+    side = int(np.sqrt(_SAMPLE_WINDOWS))
+    samples = []
+    for row in np.linspace(0, max(pair.height - _SAMPLE_SIZE, 0), side).astype(int):
+        for column in np.linspace(0, max(pair.width - _SAMPLE_SIZE, 0), side).astype(int):
+            size = (min(_SAMPLE_SIZE, pair.width), min(_SAMPLE_SIZE, pair.height))
+            read = pair.read(Window(int(column), int(row), *size), bundle.bands)
+            samples.append(read.before[:, read.valid])
+    values = np.concatenate(samples, axis=1)
+    if values.shape[1] == 0:
+        raise PairError("no pixel is valid at both dates among the samples; check the nodata values and the overlap")
+    gain, offset = {}, {}
+    for name, band, mean, std in zip(bundle.bands, values, bundle.mean, bundle.std, strict=True):
+        if np.isnan(band).all():
+            continue
+        low, middle, high = np.percentile(band, [25, 50, 75])
+        gain[name] = float(std / max((high - low) / _NORMAL_IQR, 1e-9))
+        offset[name] = float(mean - gain[name] * middle)
+    return RescaledPair(pair, gain, offset)

@@ -1,0 +1,18 @@
+"""Fixtures of the output tests."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def factory():
+    """The module `findings_factory`, which importlib mode cannot import by name."""
+    path = Path(__file__).with_name("findings_factory.py")
+    spec = importlib.util.spec_from_file_location("findings_factory", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
