@@ -27,7 +27,7 @@ bench: $(VENV)/.dev
 	@set -e; for file in benchmarks/*.py; do [ -e "$$file" ] || { echo "no benchmark yet"; break; }; echo "== $$file"; $(BIN)/python "$$file"; done
 
 docs: $(VENV)/.dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 # Resolves pyproject.toml anew. The locks hold versions and hashes for every platform, and no address.
 lock: $(LOCK)/bin/uv

@@ -25,6 +25,8 @@ import rasterio
 from affine import Affine
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 RESULTS = Path(__file__).parent / "results" / "inference.md"
@@ -42,7 +44,7 @@ class FilePair:
         first = self._dates[0]
         self.height, self.width, self.crs, self.transform = first.height, first.width, first.crs, first.transform
 
-    def read(self, window: Any, names: tuple[str, ...]) -> FileWindow:
+    def read(self, window: Any, names: Sequence[str]) -> FileWindow:
         """Return reflectance of both dates."""
         indices = list(range(1, len(names) + 1))
         before, after = (

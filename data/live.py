@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
-from rasterio.windows import transform as window_transform
 
 from tuban.data.drawing import LiveSettings, demo_settings
 from tuban.data.scene import Scene
@@ -142,7 +142,7 @@ def _clip(item: dict[str, Any], path: Path, settings: LiveSettings) -> str:
             "height": int(area.height),
             "width": int(area.width),
             "crs": scene.crs,
-            "transform": window_transform(area, scene.transform),
+            "transform": scene.transform @ Affine.translation(area.col_off, area.row_off),
             "nodata": 0,
             "tiled": True,
             "compress": "deflate",

@@ -10,6 +10,8 @@ from rasterio.windows import Window
 from tuban.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from affine import Affine
     from numpy.typing import NDArray
     from rasterio.crs import CRS
@@ -53,7 +55,7 @@ class PairReader(Protocol):
     def transform(self) -> Affine:
         """Affine transform of the grid."""
 
-    def read(self, window: Window, names: tuple[str, ...]) -> PairData:
+    def read(self, window: Window, names: Sequence[str]) -> PairData:
         """Read a window inside the pair; a band that a scene lacks is NaN everywhere."""
 
 

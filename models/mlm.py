@@ -149,17 +149,18 @@ def _outputs(spec: BundleSpec) -> list[dict[str, Any]]:
     named: list[dict[str, Any]] = [{"value": i, "name": table[value].name} for i, value in enumerate(spec.classes)]
     cover: dict[str, Any] = {"dim_order": ["batch", "classes", "height", "width"], "data_type": "float32"}
     change: dict[str, Any] = {"dim_order": ["batch", "height", "width"], "data_type": "float32"}
+    covers: list[dict[str, Any]] = [
+        {
+            "name": f"landcover_{date}",
+            "tasks": ["semantic-segmentation"],
+            "result": {"shape": [-1, len(spec.classes), spec.tile, spec.tile], **cover},
+            "description": f"probability of each land-cover class {date}",
+            "classification:classes": named,
+        }
+        for date in ("before", "after")
+    ]
     return [
-        *(
-            {
-                "name": f"landcover_{date}",
-                "tasks": ["semantic-segmentation"],
-                "result": {"shape": [-1, len(spec.classes), spec.tile, spec.tile], **cover},
-                "description": f"probability of each land-cover class {date}",
-                "classification:classes": named,
-            }
-            for date in ("before", "after")
-        ),
+        *covers,
         {
             "name": "change",
             "tasks": ["semantic-segmentation"],

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from rasterio.windows import Window
 
-from tuban.postprocess.sources import ground_size, north_angle, round_length, to_pixels
+from tuban.postprocess.sources import grid_bounds, ground_size, north_angle, round_length, to_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,11 +201,7 @@ def _zone_paths(
     source: PixelSource, window: Window, zones: Sequence[ZoneSource], scale: tuple[float, float]
 ) -> tuple[tuple[str, str], ...]:
     left, up = int(window.col_off), int(window.row_off)
-    corners = [
-        source.transform * (left + window.width * at_x, up + window.height * at_y) for at_x in (0, 1) for at_y in (0, 1)
-    ]
-    xs, ys = zip(*corners, strict=True)
-    bbox = (min(xs), min(ys), max(xs), max(ys))
+    bbox = grid_bounds(source.transform, left, up, window.width, window.height)
     found = []
     # A margin beyond the view keeps the cut edge from being drawn as if it were the zone's own.
     near = shapely.box(left - 4, up - 4, left + window.width + 4, up + window.height + 4)

@@ -15,7 +15,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from tuban.postprocess.chips import FALSE_COLOUR, TRUE_COLOUR, jpeg_uri, paint, read_colours, stretch_limits
-from tuban.postprocess.sources import ground_size, to_pixels
+from tuban.postprocess.sources import grid_bounds, ground_size, to_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,8 @@ class Overview:
         scale = min(scale, 2.0 / min(across, down))
         self.width = max(1, round(ground_w * scale))
         self.height = max(1, round(ground_h * scale))
-        self._transform = source.transform * Affine.scale(source.width / self.width, source.height / self.height)
+        grid, step_x, step_y = source.transform, source.width / self.width, source.height / self.height
+        self._transform = Affine(grid.a * step_x, grid.b * step_y, grid.c, grid.d * step_x, grid.e * step_y, grid.f)
         image = _decimated(source, self._transform, self.width, self.height) or _subsampled(
             source, self.width, self.height
         )
@@ -91,11 +92,12 @@ class Overview:
         return jpeg_uri(self._image, quality=86) if self.available else None
 
     def _draw_zones(self, source: PixelSource, zones: Sequence[ZoneSource]) -> None:
+        bounds = grid_bounds(source.transform, 0, 0, source.width, source.height)
         for zone in zones:
             color = ZONE_COLORS.get(zone.role)
             if color is None:
                 continue
-            for frame in zone.batches(_bounds(source), source.crs):
+            for frame in zone.batches(bounds, source.crs):
                 for geometry in to_pixels(frame.geometry.to_numpy(), self._transform):
                     self._outline(geometry, color, 2)
 
@@ -106,12 +108,6 @@ class Overview:
                     points = [(float(x), float(y)) for x, y in shapely.get_coordinates(ring)]
                     self._draw.line(points, fill="white", width=width + 2, joint="curve")
                     self._draw.line(points, fill=color, width=width, joint="curve")
-
-
-def _bounds(source: PixelSource) -> tuple[float, float, float, float]:
-    corners = [source.transform * (source.width * at_x, source.height * at_y) for at_x in (0, 1) for at_y in (0, 1)]
-    xs, ys = zip(*corners, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
 
 
 def _decimated(source: PixelSource, transform: Affine, width: int, height: int) -> Image.Image | None:

@@ -68,6 +68,9 @@ def run_example(pack: RulePack, rule_id: str, example: Example) -> ExampleResult
         {"change_id": ["example"], "from_class": [example.from_], "to_class": [example.to], "area_m2": [area],
          "area_mu": [float(to_mu(area))], "confidence": [1.0]}, geometry=[patch], crs=_CRS,
     )  # fmt: skip
+    # Only the rule, and the one it hands excesses on to: the others cannot change its verdict.
+    rule = pack.rule(rule_id)
+    pack = pack.model_copy(update={"rules": tuple(r for r in pack.rules if r.id in {rule_id, rule.excess_rule})})
     context = CheckContext(
         date_before=example.date_before,
         date_after=example.date,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyproj
 import shapely
@@ -74,7 +74,24 @@ class ZoneSource(Protocol):
 def to_pixels(geometry: shapely.Geometry, transform: Affine) -> shapely.Geometry:
     """Return a geometry of the grid's CRS in pixel coordinates (column, row)."""
     inverse = ~transform
-    return shapely.transform(geometry, lambda x, y: inverse * (x, y), interleaved=False)
+    return shapely.transform(geometry, lambda x, y: apply(inverse, x, y), interleaved=False)
+
+
+def apply(transform: Affine, x: Any, y: Any) -> tuple[Any, Any]:
+    """Return (x, y), numbers or arrays, under an affine transform.
+
+    Written out because affine 3 warns of `*` and affine 2 has no `@`.
+    """
+    return transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f
+
+
+def grid_bounds(
+    transform: Affine, left: float, top: float, width: float, height: float
+) -> tuple[float, float, float, float]:
+    """Return the bounds in CRS units of a box of pixels."""
+    corners = [apply(transform, left + width * at_x, top + height * at_y) for at_x in (0, 1) for at_y in (0, 1)]
+    xs, ys = zip(*corners, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def ground_size(source: PixelSource, column: float, row: float) -> tuple[float, float]:
@@ -108,7 +125,7 @@ def _lonlat(
     source: PixelSource, points: list[tuple[float, float]]
 ) -> tuple[tuple[float, ...], tuple[float, ...], pyproj.Geod]:
     crs = pyproj.CRS.from_user_input(source.crs)
-    xs, ys = zip(*(source.transform * point for point in points), strict=True)
+    xs, ys = zip(*(apply(source.transform, *point) for point in points), strict=True)
     base = crs.geodetic_crs or pyproj.CRS.from_epsg(4326)
     lon, lat = pyproj.Transformer.from_crs(crs, base, always_xy=True).transform(xs, ys)
     return lon, lat, crs.get_geod() or pyproj.Geod(ellps="WGS84")

@@ -54,7 +54,8 @@ def test_yaml_with_relative_chinese_and_spaced_paths(gpkg):
         gpkg.parent,
         [
             {"role": "permanent_basic_farmland", "path": gpkg.name, "layer": "YJJBNTTB", "accuracy_m": 2.5},
-            {"role": "land_use_baseline", "path": gpkg.name, "layer": "DLTB", "class_system": "cn-survey", "class_field": "DLBM"},
+            {"role": "land_use_baseline", "path": gpkg.name, "layer": "DLTB", "class_system": "cn-survey",
+                "class_field": "DLBM"},
             {"role": "permit", "kind": "conversion", "path": gpkg.name, "layer": "permits",
              "valid_from": "PZRQ", "valid_to": "YXQZ", "number": "PZWH"},
         ],
@@ -179,9 +180,12 @@ def test_layer_in_memory_reads_like_a_file():
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (20240229, dt.date(2024, 2, 29)), (20240229.0, dt.date(2024, 2, 29)), ("2024-02-29 12:00:00", dt.date(2024, 2, 29)),
-        ("2024/2/9", dt.date(2024, 2, 9)), ("2024年2月9日", dt.date(2024, 2, 9)), (pd.Timestamp("2024-02-09"), dt.date(2024, 2, 9)),
-        ("2023-02-29", None), ("", None), (None, None), (float("nan"), None), (pd.NaT, None), ("soon", None), ("2024", None),
+        (20240229, dt.date(2024, 2, 29)), (20240229.0, dt.date(2024, 2, 29)), ("2024-02-29 12:00:00",
+            dt.date(2024, 2, 29)),
+        ("2024/2/9", dt.date(2024, 2, 9)), ("2024年2月9日", dt.date(2024, 2, 9)), (pd.Timestamp("2024-02-09"),
+            dt.date(2024, 2, 9)),
+        ("2023-02-29", None), ("", None), (None, None), (float("nan"), None), (pd.NaT, None), ("soon", None),
+            ("2024", None),
         (2024, None), ("1202401", None),
     ],
 )  # fmt: skip

@@ -121,8 +121,8 @@ def test_unnamed_bands_are_guessed_aloud(tmp_path):
 
 
 def test_sidecar_selects_by_stem_and_scales(tmp_path):
-    facts = {"before": "2016-03-15", "after": "2017-08-29", "sensor": "Sentinel-2 L1C", "bands": list(S2), "scale": 1e-4,
-             "offset": -0.1, "nodata": 7, "operator": "x"}  # fmt: skip
+    facts = {"before": "2016-03-15", "after": "2017-08-29", "sensor": "Sentinel-2 L1C", "bands": list(S2),
+             "scale": 1e-4, "offset": -0.1, "nodata": 7, "operator": "x"}  # fmt: skip
     (tmp_path / "scene.json").write_text(json.dumps(facts), encoding="utf-8")
     data = ramp()
     for stem, date in (("before", dt.date(2016, 3, 15)), ("after", dt.date(2017, 8, 29))):

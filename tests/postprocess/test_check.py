@@ -43,7 +43,8 @@ def box(x0, y0, x1, y1):
 
 def changes(*shapes, to="building", source="cropland", confidence=0.9, crs=CRS):
     frame = gpd.GeoDataFrame(
-        {"change_id": [f"c{i}" for i in range(len(shapes))], "from_class": source, "to_class": to, "confidence": confidence},
+        {"change_id": [f"c{i}" for i in range(len(shapes))], "from_class": source, "to_class": to,
+            "confidence": confidence},
         geometry=list(shapes), crs=CRS,
     )  # fmt: skip
     frame["area_m2"] = frame.geometry.area
@@ -113,7 +114,8 @@ def test_columns_ids_and_areas():
 def test_ids_depend_on_change_rule_and_zone_only():
     one = run(changes(PATCH), layer(P, ALL), layer(B, ALL))["P1"]["finding_id"]
     other_batch = next(
-        check_changes([changes(box(500, 500, 600, 600), PATCH).assign(change_id=["x", "c0"])], Plan(layers=(layer(P, ALL), layer(B, ALL))),
+        check_changes([changes(box(500, 500, 600, 600), PATCH).assign(change_id=["x", "c0"])],
+            Plan(layers=(layer(P, ALL), layer(B, ALL))),
                       PACK, context=CheckContext(date_after=DAY), settings=CheckSettings(batch_size=2))
     )  # fmt: skip
     assert one in set(other_batch["finding_id"])

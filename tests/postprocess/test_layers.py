@@ -84,14 +84,14 @@ def test_config_of_gdal_is_left_as_it_was(tmp_path):
 
 
 def test_error_inside_leaves_nothing(tmp_path, factory):
-    class Broken(RuntimeError):
+    class BrokenError(RuntimeError):
         pass
 
     def frames():
         yield factory.changes_frame(2)
-        raise Broken
+        raise BrokenError
 
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         write_layers(tmp_path / "findings.gpkg", crs=CRS, changes=frames())
     assert list(tmp_path.iterdir()) == []
 
@@ -109,9 +109,12 @@ def test_full_disk_is_one_clear_error(tmp_path, factory):
     # Every write to /dev/full fails with ENOSPC, as on a full disk.
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(OutputError, match=r"cannot write .*free some space") as caught, layers.output_errors(tmp_path):
-        with open("/dev/full", "wb", buffering=0) as stream:  # noqa: PTH123
-            stream.write(b"x")
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*free some space") as caught,
+        layers.output_errors(tmp_path),
+        Path("/dev/full").open("wb", buffering=0) as stream,
+    ):
+        stream.write(b"x")
     assert "\n" not in str(caught.value)
 
 

@@ -6,7 +6,7 @@ import http.server
 import json
 import subprocess
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from pydantic import BaseModel
 from tuban.errors import OutputError, UsageError
 from tuban.postprocess.fingerprint import fingerprint, is_remote, remote_facts, strip_secrets
 from tuban.postprocess.manifest import Manifest, digest, verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def run_in(folder: Path, image: Path, text: str = "layer") -> Path:
@@ -51,9 +54,7 @@ def test_record_holds_what_the_contract_lists(tmp_path, image):
 
 
 def test_equal_runs_have_equal_content(tmp_path, image):
-    first, second = (
-        json.loads(run_in(tmp_path / name, image).read_text(encoding="utf-8")) for name in ("a", "深 b/c")
-    )
+    first, second = (json.loads(run_in(tmp_path / name, image).read_text(encoding="utf-8")) for name in ("a", "深 b/c"))
     assert first["content_sha256"] == second["content_sha256"] == digest(second)
     assert first["volatile"] != second["volatile"]
     other = json.loads(run_in(tmp_path / "d", image, "other").read_text(encoding="utf-8"))
@@ -158,7 +159,13 @@ def test_archive_member_is_hashed_by_its_archive(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "remote"),
-    [("https://a/b.tif", True), ("/vsis3/b/k.tif", True), ("s3://b/k", True), ("/vsizip/a.zip/b", False), ("C:/a", False)],
+    [
+        ("https://a/b.tif", True),
+        ("/vsis3/b/k.tif", True),
+        ("s3://b/k", True),
+        ("/vsizip/a.zip/b", False),
+        ("C:/a", False),
+    ],
 )
 def test_remote_paths(path, remote):
     assert is_remote(path) is remote

@@ -16,6 +16,7 @@ from tuban.postprocess.rules import load_pack, pack_names
 
 PACK = load_pack("cn")
 TEXT = files("tuban.configs").joinpath("rules", "cn.yaml").read_text(encoding="utf-8")
+RAW = yaml.safe_load(TEXT)
 
 
 @pytest.mark.parametrize("rule", PACK.rules, ids=lambda rule: rule.id)
@@ -50,7 +51,8 @@ def test_code_groups_follow_the_survey_table():
     table = class_system("cn-survey")
     level_two = {code for code in table.classes if len(code) > 2}
     construction = {c for c in level_two if PACK.in_group(c, ("construction",), "cn-survey")}
-    expected = {"05H1", "0508", "0601", "0602", "0701", "0702", "08H1", "08H2", "08H2A", "0809", "0810", "0810A", "1001", "1002",
+    expected = {"05H1", "0508", "0601", "0602", "0701", "0702", "08H1", "08H2", "08H2A", "0809", "0810",
+        "0810A", "1001", "1002",
                 "1003", "1004", "1005", "1007", "1008", "1009", "1109", "1201"}  # fmt: skip
     assert construction - {"0603"} == expected
     farmland = {c for c in level_two if PACK.in_group(c, ("farmland",), "cn-survey")}
@@ -66,7 +68,7 @@ def test_code_groups_follow_the_survey_table():
 def test_in_force_is_the_interval(date):
     ids = {rule.id for rule in PACK.in_force(date)}
     expected = {
-        r["id"] for r in yaml.safe_load(TEXT)["rules"]
+        r["id"] for r in RAW["rules"]
         if r["effective_from"] <= date and (r.get("effective_to") is None or date <= r["effective_to"])
     }  # fmt: skip
     assert ids == expected
