@@ -107,7 +107,7 @@ def make_chip(
     coarse = max(size_x, size_y)
     wanted = settings.context * max((east - west) * size_x, (bottom - top) * size_y)
     side_m = min(max(wanted, settings.min_px * coarse), settings.max_read_px * min(size_x, size_y))
-    columns, rows = math.ceil(side_m / size_x), math.ceil(side_m / size_y)
+    columns, rows = round(side_m / size_x), round(side_m / size_y)
     left, up = math.floor(middle[0] - columns / 2), math.floor(middle[1] - rows / 2)
     window = Window(left, up, columns, rows)
     shown = read_colours(source, window)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import shutil
+import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from pyogrio.raw import write_arrow
 
 from tuban.errors import UsageError
 from tuban.postprocess.fields import convert, load_fields
-from tuban.postprocess.layers import fixed_times, iter_layer, output_errors, read_info
 from tuban.postprocess.ledger import write_ledger
 from tuban.postprocess.manifest import FILE_NAME
-from tuban.postprocess.report import LANGUAGES, write_report
+from tuban.postprocess.page import LANGUAGES
+from tuban.postprocess.report import write_report
+from tuban.postprocess.streams import fixed_times, iter_layer, output_errors, read_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -223,6 +225,26 @@ def _vector(stream: _Stream, draft: Path, form: _Format) -> None:
             crs=stream.crs,
             **options,
         )
+    _check_whole(draft)
+
+
+def _check_whole(draft: Path) -> None:
+    """Refuse a truncated Shapefile or KML: GDAL's drivers do not notice when the disk fills up as they close a file."""
+    if draft.suffix == ".kml":
+        with draft.open("rb") as stream:
+            stream.seek(max(0, draft.stat().st_size - 64))
+            whole = stream.read().rstrip().endswith(b"</kml>")
+    elif draft.suffix == ".shp":
+        dbf = draft.with_suffix(".dbf")
+        with dbf.open("rb") as stream:
+            _, rows, header, width = struct.unpack("<4sIHH", stream.read(12).ljust(12, b"\0"))
+        with draft.open("rb") as stream:
+            words = int.from_bytes(stream.read(28)[24:], "big")
+        whole = 0 < header + rows * width <= dbf.stat().st_size and 0 < 2 * words <= draft.stat().st_size
+    else:
+        return
+    if not whole:
+        raise OSError("the disk filled up before the end of the file")
 
 
 def _kml_name(table: FieldTable) -> str:

@@ -90,6 +90,8 @@ class _Judge:
         self.rule, self.sheet, self.rows = rule, sheet, rows
         self.missing, self.without, self.in_force = missing, without, in_force
         self.absent = {*missing, *without}
+        self._overlaps: Array = np.full(sheet.n, shapely.Polygon(), dtype=object)
+        self._areas: dict[str, Array] = {}
         layers = [layer for role in rule.roles() for layer in sheet.plan.of(role)]
         worst = max((layer.accuracy_m for layer in layers), default=0.0)
         self.tolerance = math.hypot(worst, sheet.image_accuracy_m)
@@ -113,6 +115,7 @@ class _Judge:
             uncovered = self.area(blank, patch)
         here = self.op(shapely.intersection, basis, patch)
         overlap = measured(here, sheet.crs)
+        self._overlaps[rows] = here
         threshold = max(self.rule.min_area_m2, sheet.pack.area_tolerance_m2)
         keep = (overlap > _NOTHING_M2) | (uncovered > threshold)
         left, exempt, reasons = self._exempt(basis, patch)
@@ -242,6 +245,16 @@ class _Judge:
             found.append((feature, area, state if feature["kind"] in self.rule.permits else "other_kind"))
         return tuple(found)
 
+    def _piece_areas(self, role: str) -> Array:
+        """Return the area of every piece of a role within the overlap of its change, measured in one go."""
+        if role not in self._areas:
+            pieces = self.sheet.pieces(role)
+            areas = np.zeros(len(pieces.patch))
+            used = np.flatnonzero(~shapely.is_empty(self._overlaps[pieces.patch]))
+            areas[used] = self.area(pieces.geometry[used], self._overlaps[pieces.patch[used]])
+            self._areas[role] = areas
+        return self._areas[role]
+
     def _under(self, role: str, row: int, here: Any) -> list[tuple[dict[str, Any], float]]:
         """Return the features of a role under one overlap with the area of each, largest first."""
         if not self.sheet.plan.of(role) or here.is_empty:
@@ -250,7 +263,7 @@ class _Judge:
         under = pieces.under(row)
         if not under.size:
             return []
-        areas = self.area(pieces.geometry[under], np.full(len(under), here, dtype=object))
+        areas = self._piece_areas(role)[under]
         sums: dict[tuple[str, str], tuple[dict[str, Any], float]] = {}
         for index, area in zip(under, areas, strict=True):
             feature = pieces.rows[index]

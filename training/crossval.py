@@ -58,7 +58,7 @@ def report(folder: Path) -> dict[str, Any]:
     logits, labels, differences = _load(folder)
     names = sorted(logits)
     fold_of = {place: fold for fold, places in FOLDS.items() for place in places}
-    calibrated = _calibrate(logits, labels, fold_of)
+    calibrated, thresholds = _held_out(logits, labels, fold_of)
     network = {name: Histogram.of(calibrated[name], labels[name]) for name in names}
     # The baseline's score is mapped to 0–1 by a fixed monotone function, which leaves every threshold metric alone.
     baseline = {name: Histogram.of(1 - np.exp(-differences[name]), labels[name]) for name in names}
@@ -66,9 +66,9 @@ def report(folder: Path) -> dict[str, Any]:
     final = pool([Histogram.of(_sigmoid(slope * logits[n] + intercept), labels[n]) for n in names])
     result = {
         "folds": {fold: list(places) for fold, places in FOLDS.items()},
-        "network": _measure(network, fold_of),
-        "difference_baseline": _measure(baseline, fold_of),
-        "objects": _objects(calibrated, labels, network, fold_of),
+        "network": _measure(network, thresholds),
+        "difference_baseline": _measure(baseline, _thresholds(baseline, fold_of)),
+        "objects": _objects(calibrated, labels, thresholds),
         "landcover_agreement": _landcover(folder, names),
         "calibration": {"slope": round(slope, 4), "intercept": round(intercept, 4)},
         "threshold": round(best_threshold(final) / BINS, 4),
@@ -118,17 +118,22 @@ def _load(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.u
     return logits, labels, differences
 
 
-def _calibrate(
+def _held_out(
     logits: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[np.uint8]], fold_of: Mapping[str, str]
-) -> dict[str, NDArray[np.float32]]:
-    """Calibrate each fold's logits by a fit on the other folds."""
-    calibrated = {}
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]]:
+    """Calibrate each fold by a fit on the others, and choose its threshold on the others under that same fit."""
+    calibrated: dict[str, NDArray[np.float32]] = {}
+    thresholds: dict[str, int] = {}
     for fold in FOLDS:
         others = [name for name in logits if fold_of[name] != fold]
         slope, intercept = fit_platt([logits[name] for name in others], [labels[name] for name in others])
+        chosen = best_threshold(
+            pool([Histogram.of(_sigmoid(slope * logits[name] + intercept), labels[name]) for name in others])
+        )
         for name in (name for name in logits if fold_of[name] == fold):
             calibrated[name] = _sigmoid(slope * logits[name] + intercept)
-    return calibrated
+            thresholds[name] = chosen
+    return calibrated, thresholds
 
 
 def _thresholds(histograms: Mapping[str, Histogram], fold_of: Mapping[str, str]) -> dict[str, int]:
@@ -139,9 +144,8 @@ def _thresholds(histograms: Mapping[str, Histogram], fold_of: Mapping[str, str])
     return {name: by_fold[fold_of[name]] for name in histograms}
 
 
-def _measure(histograms: Mapping[str, Histogram], fold_of: Mapping[str, str]) -> dict[str, Any]:
+def _measure(histograms: Mapping[str, Histogram], thresholds: Mapping[str, int]) -> dict[str, Any]:
     names = list(histograms)
-    thresholds = _thresholds(histograms, fold_of)
     # Thresholds differ between folds, so places are pooled as 2 x 2 counts.
     counts = np.array([_counts(histograms[name], thresholds[name]) for name in names], dtype=float)
 
@@ -176,10 +180,8 @@ def _counts(histogram: Histogram, threshold: int) -> tuple[int, int, int]:
 def _objects(
     scores: Mapping[str, NDArray[Any]],
     labels: Mapping[str, NDArray[np.uint8]],
-    histograms: Mapping[str, Histogram],
-    fold_of: Mapping[str, str],
+    thresholds: Mapping[str, int],
 ) -> dict[str, Any]:
-    thresholds = _thresholds(histograms, fold_of)
     total = dict.fromkeys(("truth", "found", "called", "right"), 0)
     for name, score in scores.items():
         for key, value in objects(score >= thresholds[name] / BINS, labels[name]).items():

@@ -38,9 +38,7 @@ def test_same_seed_same_bytes_and_another_seed_another_image(pair, tmp_path):
     other = make_demo(tmp_path / "a", seed=4)
     assert other.before.read_bytes() == pair.before.read_bytes()
     assert other.after.read_bytes() != pair.after.read_bytes()
-    names = {
-        path.name for path in (tmp_path / "a").iterdir()
-    }
+    names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {"before.tif", "after.tif", "scene.json", "plan.yaml", "plan.gpkg", "truth.gpkg"}
 
 

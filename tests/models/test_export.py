@@ -31,10 +31,11 @@ FACTS: dict[str, Any] = {
     },
 }  # fmt: skip
 
-pytestmark = pytest.mark.filterwarnings(
-    # torch warns that the tracing exporter is the older one; docs/models.md says why it is used.
-    "ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning",
-)
+pytestmark = [
+    # torch deprecates the tracing exporter, and parts it calls itself; docs/models.md says why it is used.
+    pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,9 @@ def plan(tmp_path):
     write(path, "STBHHX", [box(90, 0, 150, 100), box(300, 0, 400, 100)], HXBM=["h1", "h1"])
     write(path, "CZKFBJ", [box(250, 50, 260, 60)], BSM=["u1"])
     bow_tie = shapely.Polygon([(EAST, NORTH), (EAST + 9, NORTH + 9), (EAST + 9, NORTH), (EAST, NORTH + 9)])
-    write(path, "DLTB", [box(0, 0, 50, 50), box(50, 0, 90, 50), box(0, 60, 9, 90), bow_tie],
-          BSM=["1", "2", "3", "4"], DLBM=["0101", "9999", "0601", "0103"], DLMC=["水田", "?", "农村道路", "旱地"])  # fmt: skip
+    parcels = [box(0, 0, 50, 50), box(50, 0, 90, 50), box(0, 60, 9, 90), bow_tie]
+    codes, names = ["0101", "9999", "0601", "0103"], ["水田", "?", "农村道路", "旱地"]
+    write(path, "DLTB", parcels, BSM=["1", "2", "3", "4"], DLBM=codes, DLMC=names)
     return Plan.load(path)
 
 

@@ -1,0 +1,222 @@
+"""What `report.html` shows, prepared for its template: cards, sums, notes, words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyproj
+import shapely
+import yaml
+
+from tuban.postprocess.chips import make_chip
+from tuban.postprocess.overview import ZONE_COLORS
+from tuban.postprocess.styles import SETTLED_COLORS, SEVERITY_COLORS, SEVERITY_NAMES, STATUS_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tuban.postprocess.chips import ChipSettings
+    from tuban.postprocess.overview import Overview
+    from tuban.postprocess.sources import PixelSource, ZoneSource
+    from tuban.postprocess.tally import Tally
+
+LANGUAGES = ("zh", "en")
+CHANGE_COLOR = "#c2410c"
+_CHANGE_ROWS = 12
+
+
+def row_color(row: Mapping[str, Any]) -> str:
+    """Return the colour of a finding: by severity where suspected, else by status."""
+    if row.get("status") == "suspected":
+        return SEVERITY_COLORS.get(str(row.get("severity")), "#c81e1e")
+    return SETTLED_COLORS.get(str(row.get("status")), "#555555")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Prepares what the template shows."""
+
+    run: Mapping[str, Any]
+    pair: PixelSource | None
+    zones: Sequence[ZoneSource]
+    overview: Overview | None
+    lang: str
+    chips: ChipSettings
+
+    def card(self, number: int, row: dict[str, Any], shape: shapely.Geometry, crs: object) -> dict[str, Any]:
+        """Return one card: the row, its pictures and its place on the overview."""
+        chip = place = None
+        if self.pair is not None:
+            on_grid = _moved(shape, crs, self.pair.crs)
+            chip = make_chip(self.pair, on_grid, self.zones, settings=self.chips)
+            place = self.overview.place(on_grid) if self.overview and self.overview.available else None
+        lon, lat = row.get("lon"), row.get("lat")
+        if lon is None or lat is None:
+            centre = _moved(shape, crs, "EPSG:4326").representative_point()
+            lon, lat = centre.x, centre.y
+        titles = (self.run.get("rule_pack") or {}).get("titles") or {}
+        scenes = _scenes(self.run)
+        dates = {name: row.get(f"date_{name}") or (scenes.get(name) or {}).get("date") for name in ("before", "after")}
+        return {
+            "number": number,
+            # Absent columns read as unknown, not as an error of the template.
+            "row": {"rule_id": "", "status": "", "severity": ""} | dict.fromkeys(_OPTIONAL) | row,
+            "chip": chip,
+            "place": place,
+            "lonlat": (lon, lat),
+            "color": row_color(row) if "status" in row else CHANGE_COLOR,
+            "title": _worded(titles.get(row.get("rule_id"), ""), self.lang),
+            **{name: date or "" for name, date in dates.items()},
+        }
+
+    def context(self, tally: Tally, moves: Tally, cards: list[dict[str, Any]], *, judged: bool) -> dict[str, Any]:
+        """Return the variables of the template."""
+        text = _text(self.lang)
+        at = LANGUAGES.index(self.lang)
+        total = (tally if judged else moves).total
+        hidden = total - len(cards)
+        shown = text["cards_some" if hidden else "cards_all"].format(shown=len(cards), hidden=hidden, total=total)
+        titles = (self.run.get("rule_pack") or {}).get("titles") or {}
+        summary = [
+            {"rule_id": rule, "severity": severity, "status": status, "title": _worded(titles.get(rule, ""), self.lang)}
+            | {"count": found.count, "area_m2": found.area_m2, "overlap_m2": found.overlap_m2}
+            for (rule, severity, status), found in sorted(
+                tally.groups.items(),
+                key=lambda item: (
+                    (list(STATUS_NAMES).index(item[0][2]), item[0]) if item[0][2] in STATUS_NAMES else (99, item[0])
+                ),
+            )
+        ]
+        statuses = {name: value[at] for name, value in STATUS_NAMES.items()}
+        legend = [
+            (f"{statuses['suspected']} {code} {SEVERITY_NAMES[code][at]}", color)
+            for code, color in SEVERITY_COLORS.items()
+        ]
+        legend += [(statuses[name], color) for name, color in SETTLED_COLORS.items()]
+        return {
+            "lang": self.lang,
+            "t": text,
+            "run": _Lenient(self.run),
+            "heading": text["title" if judged else "title_changes"],
+            "judged": judged,
+            "has_pair": self.pair is not None,
+            "scenes": _scenes(self.run),
+            "notes": _notes(self.run),
+            "summary": summary,
+            "totals": _totals(tally),
+            "change_rows": _change_rows(moves),
+            "change_total": {
+                "count": moves.total,
+                "area_m2": sum(found.area_m2 for found in moves.groups.values()),
+            },
+            "bands": _bands(self.run),
+            "cards": cards,
+            "shown_text": shown,
+            "overview": self.overview
+            and self.overview.available
+            and {"uri": self.overview.uri(), "width": self.overview.width, "height": self.overview.height},
+            "legend": legend if judged else [],
+            "zone_roles": sorted({zone.role for zone in self.zones}),
+            "zone_colors": ZONE_COLORS,
+            "severity_colors": SEVERITY_COLORS,
+            "settled_colors": SETTLED_COLORS,
+            "severity_names": {name: value[at] for name, value in SEVERITY_NAMES.items()},
+            "status_names": statuses,
+            "roles": text["roles"],
+            "actions": text["actions"],
+        }
+
+
+_OPTIONAL = (
+    *("finding_id", "change_id", "zone_role", "from_class", "to_class", "area_m2", "overlap_m2", "overlap_min_m2"),
+    *("overlap_max_m2", "farmland_m2", "permitted_m2", "conform_m2", "nonconform_m2", "confidence", "reason", "basis"),
+    *("trace", "touches_edge"),
+)
+
+
+class _Lenient(dict[str, Any]):
+    """A run record whose absent sections read as None in the template."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def _moved(shape: shapely.Geometry, crs: object, target: object) -> shapely.Geometry:
+    source, wanted = pyproj.CRS.from_user_input(crs), pyproj.CRS.from_user_input(target)
+    if source == wanted:
+        return shape
+    transformer = pyproj.Transformer.from_crs(source, wanted, always_xy=True)
+    return shapely.transform(shape, transformer.transform, interleaved=False)
+
+
+def _totals(tally: Tally) -> list[tuple[str, int, float]]:
+    sums: dict[str, tuple[int, float]] = {}
+    for (_, _, status), found in tally.groups.items():
+        count, area = sums.get(status, (0, 0.0))
+        sums[status] = (count + found.count, area + found.overlap_m2)
+    return [(name, *sums[name]) for name in (*STATUS_NAMES, *sorted(set(sums) - set(STATUS_NAMES))) if name in sums]
+
+
+def _change_rows(moves: Tally) -> list[dict[str, Any]]:
+    ranked = sorted(moves.groups.items(), key=lambda item: (-item[1].area_m2, item[0]))[:_CHANGE_ROWS]
+    return [
+        {"from_class": first, "to_class": last, "count": found.count, "area_m2": found.area_m2}
+        for (first, last), found in ranked
+    ]
+
+
+def _bands(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the radiometric fit band by band, whether it is recorded as lists or as one entry a band."""
+    fit = (run.get("pair") or {}).get("radiometry") or {}
+    bands = fit.get("bands")
+    if isinstance(bands, dict):
+        return [{"name": name, **entry} for name, entry in bands.items() if isinstance(entry, dict)]
+    gains, offsets, correlations = (fit.get(key) for key in ("gain", "offset", "correlation"))
+    if not (isinstance(gains, list) and isinstance(offsets, list) and isinstance(correlations, list)):
+        return []
+    names = bands if isinstance(bands, list) else [str(at + 1) for at in range(len(gains))]
+    return [
+        {"name": name, "gain": gain, "offset": offset, "correlation": correlation}
+        for name, gain, offset, correlation in zip(names, gains, offsets, correlations, strict=False)
+    ]
+
+
+def _notes(run: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what was guessed, skipped or degraded, once each: the run's notes, then the pair's own."""
+    pair = run.get("pair") or {}
+    notes = [note if isinstance(note, dict) else {"text": note} for note in run.get("notes") or ()]
+    measured = ("registration", "radiometry")
+    notes += [{"stage": stage, "text": (pair.get(stage) or {}).get("reason") or ""} for stage in measured]
+    notes += [{"stage": "pair", "text": text} for text in pair.get("notes") or ()]
+    once = {str(note["text"]): str(note.get("stage", "")) for note in reversed(notes) if note["text"]}
+    return [{"stage": stage, "text": text} for text, stage in reversed(once.items())]
+
+
+def _scenes(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return both scenes' facts: the section `scenes` over what the pair recorded."""
+    pair, scenes = run.get("pair") or {}, run.get("scenes") or {}
+    found = {}
+    for key in ("before", "after"):
+        facts = {**(pair.get(key) or {}), **(scenes.get(key) or {})}
+        # The whole path of a scene is nobody else's business.
+        facts.setdefault("name", Path(str(facts.get("path", ""))).name)
+        found[key] = facts
+    return found
+
+
+def _worded(value: object, lang: str) -> str:
+    return str(value.get(lang, "")) if isinstance(value, dict) else str(value)
+
+
+@cache
+def _text(lang: str) -> dict[str, Any]:
+    source = files("tuban.postprocess").joinpath("templates/text.yaml").read_text(encoding="utf-8")
+    at = LANGUAGES.index(lang)
+    return {
+        key: {name: words[at] for name, words in value.items()} if isinstance(value, dict) else value[at]
+        for key, value in yaml.safe_load(source).items()
+    }
