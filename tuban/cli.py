@@ -56,6 +56,7 @@ def demo(
     live: Annotated[bool, typer.Option("--live", help="Fetch a real pair through a public STAC API.")] = False,
     plan: Plan = None,
     model: Model = None,
+    seed: Annotated[int, typer.Option(help="Seed of the built-in pair's spectra and noise.")] = 0,
     lang: Lang = "zh",
     as_json: Json = False,
 ) -> None:
@@ -63,9 +64,8 @@ def demo(
     from tuban.postprocess.demo import report_lines, run_demo
 
     with progress_bar() as progress:
-        summary = run_demo(out, scene=scene, live=live, plan=plan, model=model, lang=lang, progress=progress)
-    files = [f"{name}: {path}" for name, path in summary["files"].items()]
-    show(summary, [*report_lines(summary), *files, f"Took {summary['seconds']} s."], as_json=as_json)
+        summary = run_demo(out, scene=scene, live=live, seed=seed, plan=plan, model=model, lang=lang, progress=progress)
+    show(summary, report_lines(summary), as_json=as_json)
 
 
 @app.command()
