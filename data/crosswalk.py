@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from tuban.data.classes import classes
 from tuban.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @cache
@@ -30,6 +33,8 @@ def crosswalk(dataset: str) -> NDArray[np.uint8]:
     lut = np.zeros(256, dtype=np.uint8)
     for native, unified in tables[dataset]["map"].items():
         if unified not in classes():
-            raise UsageError(f"configs/crosswalks.yaml: {dataset} maps {native} to {unified}, which is no unified class")
+            raise UsageError(
+                f"configs/crosswalks.yaml: {dataset} maps {native} to {unified}, which is no unified class"
+            )
         lut[native] = unified
     return lut

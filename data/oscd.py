@@ -1,19 +1,19 @@
 """Onera Satellite Change Detection: Sentinel-2 pairs by city, read through the same `Pair` as at inference.
 
 References:
-    Daudt et al., "Urban Change Detection for Multispectral Earth Observation Using Convolutional Neural Networks", IGARSS 2018.
-    Brown et al., "Dynamic World, Near real-time global 10 m land use land cover mapping", Scientific Data 2022 (weak labels).
+    Daudt et al., "Urban Change Detection for Multispectral Earth Observation Using Convolutional Neural
+        Networks", IGARSS 2018.
+    Brown et al., "Dynamic World, Near real-time global 10 m land use land cover mapping", Scientific Data
+        2022 (weak labels).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from tuban.data.crosswalk import crosswalk
@@ -22,6 +22,9 @@ from tuban.errors import SceneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 IGNORE = 255
 
@@ -66,7 +69,9 @@ def city_folders(root: Path) -> Iterator[Path]:
     """
     folders = sorted(path.parent for path in root.glob("*/before.tif") if (path.parent / "after.tif").is_file())
     if not folders:
-        raise SceneError(f"{root}: no folder with before.tif and after.tif; expected <root>/<city>/before.tif as in OSCD")
+        raise SceneError(
+            f"{root}: no folder with before.tif and after.tif; expected <root>/<city>/before.tif as in OSCD"
+        )
     yield from folders
 
 
@@ -96,12 +101,10 @@ def load_city(folder: Path, bands: Sequence[str], classes: Sequence[int]) -> Cit
     for position, value in enumerate(classes):
         index[value] = position
     unified = index[crosswalk("dynamicworld")]
-    covers, weights = [], []
-    for date in ("before", "after"):
-        path = folder / f"{date}_dynamicworld.tif"
-        covers.append(unified[_labels(path, 1, offset, shape, 0)])
-        weights.append(_labels(path, 2, offset, shape, 0))
-    return City(folder.name, before, after, change, *covers, *weights, summary=summary)
+    weak = [folder / f"{date}_dynamicworld.tif" for date in ("before", "after")]
+    cover_before, cover_after = (unified[_labels(path, 1, offset, shape, 0)] for path in weak)
+    weight_before, weight_after = (_labels(path, 2, offset, shape, 0) for path in weak)
+    return City(folder.name, before, after, change, cover_before, cover_after, weight_before, weight_after, summary)
 
 
 def _labels(path: Path, band: int, offset: tuple[int, int], shape: tuple[int, int], fill: int) -> NDArray[np.uint8]:
@@ -109,5 +112,7 @@ def _labels(path: Path, band: int, offset: tuple[int, int], shape: tuple[int, in
         return np.full(shape, fill, dtype=np.uint8)
     with rasterio.open(path) as source:
         if source.height < offset[0] + shape[0] or source.width < offset[1] + shape[1]:
-            raise SceneError(f"{path}: {source.height} x {source.width} pixels do not cover the pair's {shape}; use BEFORE's grid")
+            raise SceneError(
+                f"{path}: {source.height} x {source.width} pixels do not cover the pair's {shape}; use BEFORE's grid"
+            )
         return np.asarray(source.read(band, window=Window(offset[1], offset[0], shape[1], shape[0])), dtype=np.uint8)

@@ -36,6 +36,7 @@ LAYERS = {
     "ecological_red_line": ("STBHHX", 10.0),  # 1 mm on a 1:10000 sheet: edges are unclear on purpose
     "urban_development_boundary": ("CZKFBJ", 1.0),
 }
+DRAWN_ACCURACY_M = 1.0  # of baseline and permits: 0.2 mm at 1:5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ def _write_plan(stage: Path, values: NDArray[np.uint16], settings: DemoSettings)
             "layer": "DLTB",
             "class_system": "cn-survey",
             "class_field": "DLBM",
+            "accuracy_m": DRAWN_ACCURACY_M,
         }
     )
     for kind, layer in PERMIT_LAYERS.items():
@@ -198,7 +200,8 @@ def _write_plan(stage: Path, values: NDArray[np.uint16], settings: DemoSettings)
         )
         pyogrio.write_dataframe(frame, path, layer=layer, driver="GPKG")
         fields = {"number": "PZWH", "valid_from": "PZRQ", "valid_to": "YXQZ"}
-        entries.append({"role": "permit", "kind": kind, "path": path.name, "layer": layer, **fields})
+        permit = {"role": "permit", "kind": kind, "path": path.name, "layer": layer, **fields}
+        entries.append({**permit, "accuracy_m": DRAWN_ACCURACY_M})
     text = yaml.safe_dump({"jurisdiction": "cn", "layers": entries}, allow_unicode=True, sort_keys=False)
     (stage / "plan.yaml").write_text("# Drawn for the demo; no real plan looks like this.\n" + text, encoding="utf-8")
 

@@ -62,7 +62,9 @@ def load_imagenet(encoder: nn.Module, bands: Sequence[str]) -> int:
             # Scaled so that the sum over inputs keeps the magnitude the following BatchNorm was trained with.
             value = torch.stack(columns, dim=1) * (3 / len(bands))
         if value.shape != tensor.shape:
-            raise ModelError(f"ImageNet tensor {source_name} {tuple(value.shape)} does not fit {name} {tuple(tensor.shape)}")
+            raise ModelError(
+                f"ImageNet tensor {source_name} {tuple(value.shape)} does not fit {name} {tuple(tensor.shape)}"
+            )
         target[name] = value
         loaded += 1
     encoder.load_state_dict(target)

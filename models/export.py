@@ -36,11 +36,14 @@ def read_run(folder: Path) -> ChangeNet:
         ModelError: a file is missing or does not fit the network.
     """
     try:
-        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        spec: dict[str, Any] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         state = load_file(str(folder / "weights.safetensors"))
     except FileNotFoundError as error:
-        raise ModelError(f"{folder} is no training run: {Path(str(error.filename)).name} is missing; run tuban train first") from error
-    network = ChangeNet(NetworkSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}))
+        raise ModelError(
+            f"{folder} is no training run: {Path(str(error.filename)).name} is missing; run tuban train first"
+        ) from error
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    network = ChangeNet(NetworkSpec(**fields))
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return network.eval()
 
@@ -79,7 +82,9 @@ def export_onnx(network: ChangeNet, path: Path, *, slope: float = 1.0, intercept
     got = session.run(list(OUTPUTS), {"before": before.numpy(), "after": after.numpy()})
     worst = max(float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, got, strict=True))
     if worst > AGREEMENT:
-        raise ModelError(f"{path}: ONNX differs from torch by {worst:.2e}, more than {AGREEMENT:.0e}; the export is wrong")
+        raise ModelError(
+            f"{path}: ONNX differs from torch by {worst:.2e}, more than {AGREEMENT:.0e}; the export is wrong"
+        )
     return worst
 
 
@@ -108,7 +113,9 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
         onnx_path = Path(scratch) / "model.onnx"
         difference = export_onnx(network, onnx_path, slope=calibration["slope"], intercept=calibration["intercept"])
         weights_path = Path(scratch) / "model.safetensors"
-        state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in network.state_dict().items()}
+        state = {
+            key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in network.state_dict().items()
+        }
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, str(weights_path))
         onnx_path.replace(out / onnx_path.name)
         weights_path.replace(out / weights_path.name)

@@ -1,14 +1,14 @@
 """The siamese network: one encoder for both dates, land cover for each date, and change.
 
 References:
-    Daudt et al., "Fully Convolutional Siamese Networks for Change Detection", ICIP 2018 (feature differences per scale).
-    Daudt et al., "Multitask learning for large-scale semantic change detection", CVIU 2019 (land cover and change together).
+    Daudt et al., "Fully Convolutional Siamese Networks for Change Detection", ICIP 2018 (differences per scale).
+    Daudt et al., "Multitask learning for large-scale semantic change detection", CVIU 2019 (land cover with change).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from segmentation_models_pytorch.encoders import get_encoder
@@ -93,6 +93,10 @@ class ChangeNet(nn.Module):
     pixel or a missing band and becomes the training mean, so that it carries no evidence.
     """
 
+    mean: Tensor
+    std: Tensor
+    encoder: Any
+
     def __init__(self, spec: NetworkSpec, *, imagenet: bool = False) -> None:
         """Build the network; `imagenet` starts the encoder from ImageNet weights."""
         super().__init__()
@@ -113,7 +117,8 @@ class ChangeNet(nn.Module):
         self.fusion = nn.ModuleList(conv_block(3 * c, c, kernel=1) for c in channels)
         self.change_decoder = Decoder(channels, spec.width)
         self.change_head = nn.Sequential(
-            conv_block(spec.width[-1] + 2 * len(spec.classes), spec.width[-1], kernel=1), nn.Conv2d(spec.width[-1], 1, 1)
+            conv_block(spec.width[-1] + 2 * len(spec.classes), spec.width[-1], kernel=1),
+            nn.Conv2d(spec.width[-1], 1, 1),
         )
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -142,7 +147,7 @@ class ChangeNet(nn.Module):
         return fused
 
 
-def _stages(encoder: nn.Module, depth: int) -> int:
+def _stages(encoder: Any, depth: int) -> int:
     """Return how many of a timm encoder's blocks make its first `depth` features."""
     last: str = encoder.model.feature_info.module_name()[depth - 1]
     return int(last.removeprefix("blocks.")) + 1

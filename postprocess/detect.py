@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 from collections import Counter
@@ -28,7 +29,6 @@ from tuban.postprocess.staging import staged
 
 if TYPE_CHECKING:
     import datetime as dt
-    import os
     from collections.abc import Callable, Iterable, Iterator
 
     import geopandas as gpd
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tuban.data.vector import VectorSettings
     from tuban.postprocess.rules import RulePack
 
-    StrPath = str | os.PathLike[str]
+    StrPath = str | Path
     Progress = Callable[[str, int, int], None]
 
 _log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def detect(
         changes = iter_changes(rasters, bundle, settings=settings.changes, dates=dates, counts=counts)
         with manifest.timed("check"):
             _layers(work, changes, pair.crs, zones, pack, context, settings.check, manifest, lang)
-        manifest.set("counts", _counts(manifest, rasters, counts))
+        manifest.set("counts", _counts(rasters, counts))
         with manifest.timed("report"):
             _report(work, manifest, zones, pair, lang, settings)
         return _finish(manifest, work, Path(out))
@@ -180,7 +180,10 @@ def check(
 
 
 def image_accuracy_m(pair: Pair) -> float:
-    """Return how far the outline of a change may be from the truth, metres: half a pixel and the registration's residual."""
+    """Return how far the outline of a change may be from the truth, metres.
+
+    Half a pixel and the registration's residual, as the root of the sum of squares.
+    """
     residual = pair.registration.residual_px
     # An unmeasured residual is as uncertain as the largest that is not downgraded: three quarters of a pixel.
     residual = 0.75 if math.isnan(residual) else residual
@@ -205,10 +208,16 @@ def _misfits(bundle: Bundle, pair: Pair) -> Iterator[str]:
     """Yield what about the scenes is not as the model was trained."""
     lacking = [band for band in bundle.bands if band not in pair.radiometry_names]
     if lacking:
-        yield f"{bundle.name} was run without the bands {', '.join(lacking)}, which the images lack: less accurate, see its model card"
+        yield (
+            f"{bundle.name} was run without the bands {', '.join(lacking)}, which the images lack: less accurate, "
+            "see its model card"
+        )
     low, high = bundle.gsd_m
     if not low <= pair.before.gsd_m <= high:
-        yield f"pixels of {pair.before.gsd_m:.1f} m are outside the {low:g}–{high:g} m that {bundle.name} was made for: results are not covered by its measurements"
+        yield (
+            f"pixels of {pair.before.gsd_m:.1f} m are outside the {low:g}–{high:g} m that {bundle.name} was made for: "
+            "its measurements do not cover the results"
+        )
 
 
 def _in_model_units(pair: Pair, bundle: Bundle, manifest: Manifest) -> Any:
@@ -218,7 +227,8 @@ def _in_model_units(pair: Pair, bundle: Bundle, manifest: Manifest) -> Any:
     manifest.set("rescaled", {"gain": rescaled.gain, "offset": rescaled.offset})
     manifest.note(
         "model",
-        "values are no reflectance: each band's median and spread were mapped onto the model's training statistics (a guess about units; confidence is not calibrated for it)",
+        "values are no reflectance: each band's median and spread were mapped onto the model's training statistics "
+        "(a guess about units; confidence is not calibrated for it)",
     )
     return rescaled
 
@@ -268,11 +278,16 @@ def _layers(
             quality = validate_plan(zones)
             writer.append("plan_qa", quality.problems.to_crs(pyogrio_crs(crs)))
             manifest.set("plan_qa", quality.summary)
-            manifest.set("rule_pack", {"id": pack.id, "version": pack.version, "jurisdiction": pack.jurisdiction})
+            manifest.set("rule_pack", _pack_facts(pack))
             manifest.set("check", stats.as_dict())
             manifest.note_all("check", stats.notes)
             manifest.note_all("plan", zones.notes)
     manifest.set("layers", dict(writer.counts))
+
+
+def _pack_facts(pack: RulePack) -> dict[str, Any]:
+    titles = {rule.id: dict(rule.title) for rule in pack.rules}
+    return {"id": pack.id, "version": pack.version, "jurisdiction": pack.jurisdiction, "titles": titles}
 
 
 def _filled(frames: Iterable[gpd.GeoDataFrame]) -> Iterator[gpd.GeoDataFrame]:
@@ -293,7 +308,7 @@ def _changes_crs(changes: StrPath, layer: str | None, settings: VectorSettings) 
     raise VectorError(f"{changes} holds no change; there is nothing to check")
 
 
-def _counts(manifest: Manifest, rasters: ChangeRasters, counts: Counter[str]) -> dict[str, Any]:
+def _counts(rasters: ChangeRasters, counts: Counter[str]) -> dict[str, Any]:
     return {"valid_px": rasters.valid_px, "nodata_px": rasters.nodata_px, **dict(sorted(counts.items()))}
 
 
@@ -323,8 +338,6 @@ def _finish(manifest: Manifest, work: Path, out: Path) -> dict[str, Any]:
     for path in sorted(work.iterdir()):
         manifest.add_output(path)
     manifest.write(work)
-    import json
-
     record: dict[str, Any] = json.loads((work / "run.json").read_text(encoding="utf-8"))
     return {**record, "out": str(out)}
 

@@ -13,7 +13,7 @@ from tuban.postprocess.manifest import FILE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What earlier runs may have left under these names; a new run replaces all of them, so that none is mistaken for its own.
+# What an earlier run may have left; a new run replaces all of it, so that nothing old is mistaken for its own.
 RESULTS = (
     FILE_NAME,
     "findings.gpkg",

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
 BINS = 512
 
@@ -93,7 +94,9 @@ def pool(histograms: Sequence[Histogram]) -> Histogram:
     return total
 
 
-def bootstrap(count: int, statistic: Callable[[NDArray[np.int64]], float], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    count: int, statistic: Callable[[NDArray[np.int64]], float], *, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
     """Return the 95 % percentile interval of `statistic(indices)` over `count` places drawn with replacement.
 
     References:

@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from tuban.training.settings import AugmentSettings
 
 # Haze scatters short wavelengths: its additive share per canonical band, relative to the blue.
-HAZE = {"B02": 1.0, "B03": 0.7, "B04": 0.5, "B05": 0.45, "B06": 0.35, "B07": 0.3, "B08": 0.25, "B8A": 0.22, "B11": 0.05, "B12": 0.02}
+HAZE = {
+    "B02": 1.0,
+    "B03": 0.7,
+    "B04": 0.5,
+    "B05": 0.45,
+    "B06": 0.35,
+    "B07": 0.3,
+    "B08": 0.25,
+    "B8A": 0.22,
+    "B11": 0.05,
+    "B12": 0.02,
+}
 # Band sets that real sensors deliver, as canonical names.
 SENSORS = (
     ("B02", "B03", "B04", "B08", "B11", "B12"),  # Landsat
@@ -45,9 +56,14 @@ def augment(batch: dict[str, Tensor], bands: Sequence[str], settings: AugmentSet
     return batch
 
 
-def _radiometry(before: Tensor, after: Tensor, bands: Sequence[str], settings: AugmentSettings) -> tuple[Tensor, Tensor]:
+def _radiometry(
+    before: Tensor, after: Tensor, bands: Sequence[str], settings: AugmentSettings
+) -> tuple[Tensor, Tensor]:
     count, channels = before.shape[:2]
-    normal = lambda *shape: torch.randn(*shape, device=before.device)  # noqa: E731 (one local word)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=before.device)
+
     gain = torch.exp(settings.gain * normal(count, 1, 1, 1) + settings.band_gain * normal(count, channels, 1, 1))
     slope = torch.tensor([HAZE.get(band, 0.2) for band in bands], device=before.device).view(1, -1, 1, 1)
     haze = settings.haze * normal(count, 1, 1, 1) * slope

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from tuban.errors import UsageError
@@ -15,6 +13,9 @@ from tuban.training.accuracy import BINS, Histogram, best_threshold, bootstrap, 
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from tuban.training.settings import TrainSettings
 
@@ -94,7 +95,9 @@ def fit_platt(logits: Sequence[NDArray[Any]], labels: Sequence[NDArray[np.uint8]
 
     def loss(parameters: NDArray[np.float64]) -> float:
         z = parameters[0] * centre + parameters[1]
-        return float((changed * np.logaddexp(0, -z) + unchanged * np.logaddexp(0, z)).sum() / (changed + unchanged).sum())
+        return float(
+            (changed * np.logaddexp(0, -z) + unchanged * np.logaddexp(0, z)).sum() / (changed + unchanged).sum()
+        )
 
     best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead")
     return float(best.x[0]), float(best.x[1])
@@ -194,7 +197,7 @@ def _objects(
 
 
 def _landcover(folder: Path, names: Sequence[str], minimum: int = 153) -> dict[str, Any]:
-    """Agreement with weak labels of at least 60 % confidence, per class index: F1 over all places. Not an accuracy: the maps are not truth."""
+    """Return agreement with weak labels of at least 60 % confidence: no accuracy, since those maps are not truth."""
     confusion = np.zeros((256, 256), dtype=np.int64)
     for path in sorted(p for name in names for p in folder.glob(f"*/{name}.npz")):
         with np.load(path) as stored:

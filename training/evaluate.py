@@ -127,9 +127,12 @@ def lines(result: dict[str, Any]) -> list[str]:
     return [
         f"# {result['model']}",
         warning,
-        f"F1 {result['f1']} (95 % over places {result['f1_95'][0]}–{result['f1_95'][1]}), precision {result['precision']}, "
-        f"recall {result['recall']}, AUC {result['auc']}, ECE {result['ece']}, at threshold {result['threshold']}.",
-        f"Objects of 2,000 m² and more: recall {result['objects']['recall']}, precision {result['objects']['precision']}.",
+        (
+            f"F1 {result['f1']} (95 % over places {result['f1_95'][0]}–{result['f1_95'][1]}), "
+            f"precision {result['precision']}, recall {result['recall']}, AUC {result['auc']}, ECE {result['ece']}, at threshold {result['threshold']}."
+        ),
+        "Objects of 2,000 m² and more: "
+        f"recall {result['objects']['recall']}, precision {result['objects']['precision']}.",
         "",
         "| place | F1 | precision | recall |",
         "|---|---|---|---|",

@@ -44,7 +44,7 @@ class CropDataset(Dataset[Sample]):
             self.changed_share /= self.changed_share.sum()
         self.flip = A.Compose(
             [A.D4(p=1.0)],
-            additional_targets={"image2": "image", **{name: "mask" for name in ("lb", "la", "wb", "wa")}},
+            additional_targets={"image2": "image", **dict.fromkeys(("lb", "la", "wb", "wa"), "mask")},
             seed=seed,
         )
 

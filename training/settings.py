@@ -19,7 +19,7 @@ class DataSettings(_Settings):
 
     root: Path = Field(description="folder of city folders, as in OSCD")
     places: tuple[str, ...] | None = Field(None, description="city folders to train on; null for all")
-    holdout: tuple[str, ...] = Field((), description="city folders kept out of training and used for validation")
+    holdout: tuple[str, ...] = Field((), description="city folders kept out of training, predicted after it")
     bands: tuple[str, ...] = SENTINEL2
     classes: tuple[int, ...] = (1, 4, 5, 6, 7, 12, 18)
     crop: int = Field(96, ge=32, description="crop size in pixels, a multiple of 16")
@@ -28,7 +28,7 @@ class DataSettings(_Settings):
 
 
 class AugmentSettings(_Settings):
-    """Random differences between what was trained on and what users have; each a standard deviation or a probability."""
+    """Differences between what was trained on and what users have; standard deviations or probabilities."""
 
     gain: float = Field(0.12, ge=0, description="season and illumination, common to both dates, per scene")
     band_gain: float = Field(0.05, ge=0, description="per band, common to both dates")
@@ -38,7 +38,9 @@ class AugmentSettings(_Settings):
     shift: float = Field(0.5, ge=0, description="largest subpixel shift of AFTER, pixels")
     shift_probability: float = Field(0.3, ge=0, le=1)
     drop_bands: float = Field(0.35, ge=0, le=1, description="share of samples that see only some bands")
-    same_date: float = Field(0.05, ge=0, le=1, description="share of samples whose AFTER is BEFORE, augmented: no change")
+    same_date: float = Field(
+        0.05, ge=0, le=1, description="share of samples whose AFTER is BEFORE, augmented: no change"
+    )
 
 
 class OptimSettings(_Settings):

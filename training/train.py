@@ -20,11 +20,12 @@ from tuban.errors import UsageError
 from tuban.models.network import ChangeNet, NetworkSpec
 from tuban.training.module import ChangeModule
 from tuban.training.sampling import CropDataset
-from tuban.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from tuban.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 
@@ -125,14 +126,16 @@ def save_weights(network: ChangeNet, folder: Path) -> None:
     """Write `weights.safetensors` and `spec.json`, from which `tuban.models.export` makes a bundle."""
     spec = network.spec
     fields = ("bands", "classes", "mean", "std", "encoder", "depth", "width", "stem")
-    (folder / "spec.json").write_text(json.dumps({name: getattr(spec, name) for name in fields}, indent=2) + "\n", encoding="utf-8")
+    (folder / "spec.json").write_text(
+        json.dumps({name: getattr(spec, name) for name in fields}, indent=2) + "\n", encoding="utf-8"
+    )
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, str(folder / "weights.safetensors"))
 
 
 @torch.inference_mode()
 def predict(network: ChangeNet, city: City) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return change logits float32 `(h, w)` and the land-cover index uint8 `(h, w)` of both dates for a whole small city."""
+    """Return change logits float32 and the land-cover index uint8 of both dates, all `(h, w)`, for a whole small city."""
     height, width = city.change.shape
     stride = network.spec.stride
     margin = 4 * stride

@@ -52,7 +52,9 @@ def common(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("out/demo"),
-    scene: Annotated[Path | None, typer.Option(help="Folder with before.tif, after.tif and perhaps change.tif.")] = None,
+    scene: Annotated[
+        Path | None, typer.Option(help="Folder with before.tif, after.tif and perhaps change.tif.")
+    ] = None,
     live: Annotated[bool, typer.Option("--live", help="Fetch a real pair through a public STAC API.")] = False,
     plan: Plan = None,
     model: Model = None,
@@ -201,7 +203,11 @@ def doctor(as_json: Json = False) -> None:
     from tuban.postprocess.doctor import diagnose, healthy
 
     checks = diagnose()
-    lines = [f"{'ok ' if c.ok else 'NO ' if c.required else '-- '} {c.name}: {c.detail}" + (f" -> {c.remedy}" if c.remedy else "") for c in checks]
+    lines = [
+        f"{'ok ' if c.ok else 'NO ' if c.required else '-- '} {c.name}: {c.detail}"
+        + (f" -> {c.remedy}" if c.remedy else "")
+        for c in checks
+    ]
     show({"healthy": healthy(checks), "checks": [c.row() for c in checks]}, lines, as_json=as_json)
     if not healthy(checks):
         raise TubanError("a required part is missing; the lines marked NO say what and how to get it")
@@ -213,7 +219,10 @@ def models_list(as_json: Json = False) -> None:
     from tuban.models.bundle import installed
 
     rows = [_bundle_facts(bundle) for bundle in installed()]
-    lines = [f"{row['name']} {row['version']}: {', '.join(row['bands'])}; {row['gsd_m'][0]:g}–{row['gsd_m'][1]:g} m" for row in rows]
+    lines = [
+        f"{row['name']} {row['version']}: {', '.join(row['bands'])}; {row['gsd_m'][0]:g}–{row['gsd_m'][1]:g} m"
+        for row in rows
+    ]
     show({"models": rows}, lines, as_json=as_json)
 
 
@@ -226,6 +235,21 @@ def models_show(name: str, as_json: Json = False) -> None:
     card = bundle.path / "MODEL_CARD.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"{bundle.name} has no MODEL_CARD.md"
     show(_bundle_facts(bundle), [str(bundle.path), "", text], as_json=as_json)
+
+
+@models_app.command("export")
+def models_export(
+    run_folder: Annotated[Path, typer.Argument(help="Folder that `tuban train` wrote.", metavar="RUN")],
+    crossval: Annotated[Path, typer.Option(help="crossval.json of the same settings, or its folder.")],
+    card: Annotated[str, typer.Option(help="Release card: a name under configs/release, or a YAML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
+    as_json: Json = False,
+) -> None:
+    """Make a bundle from a training run: safetensors, ONNX checked against torch, MLM, model card."""
+    from tuban.training.release import release
+
+    bundle = release(run_folder, crossval, out, card=card)
+    show(_bundle_facts(bundle), [f"{bundle.model_id}: {bundle.path}"], as_json=as_json)
 
 
 @data_app.command("list")
@@ -245,7 +269,11 @@ def data_verify(name: str, folder: Path, as_json: Json = False) -> None:
 
     found = verify(dataset(name), folder)
     lines = [f"{fault.item} {fault.role}: {fault.problem} -> {fault.remedy}" for fault in found.faults]
-    show(found.summary(), [*lines, f"{found.items} items, {found.files} files, {len(found.faults)} faults"], as_json=as_json)
+    show(
+        found.summary(),
+        [*lines, f"{found.items} items, {found.files} files, {len(found.faults)} faults"],
+        as_json=as_json,
+    )
     if not found.ok:
         raise PartialError(f"{folder}: {len(found.faults)} faults in {found.items} items, listed above")
 
@@ -257,7 +285,10 @@ def data_stats(name: str, folder: Path, as_json: Json = False) -> None:
     from tuban.data.dataset import dataset
 
     found = stats(dataset(name), folder)
-    lines = [f"{len(found['items'])} items, {found['pixels']} pixels", *(f"{k}: {v}" for k, v in found["labels"].items())]
+    lines = [
+        f"{len(found['items'])} items, {found['pixels']} pixels",
+        *(f"{k}: {v}" for k, v in found["labels"].items()),
+    ]
     show(found, lines, as_json=as_json)
 
 
@@ -287,7 +318,11 @@ def audit_verify(path: Path, as_json: Json = False) -> None:
     found = verify(path)
     rows = [{"kind": d.kind, "name": d.name, "detail": d.detail} for d in found.differences]
     lines = [f"{row['kind']} {row['name']}: {row['detail']}" for row in rows]
-    show({"ok": found.ok, "checked": found.checked, "differences": rows}, [*lines, f"{found.checked} hashes checked"], as_json=as_json)
+    show(
+        {"ok": found.ok, "checked": found.checked, "differences": rows},
+        [*lines, f"{found.checked} hashes checked"],
+        as_json=as_json,
+    )
     if not found.ok:
         raise TubanError(f"{path} is not as its run.json says: {len(rows)} differences, listed above")
 

@@ -13,6 +13,8 @@ from tuban.models.export import export_bundle, model_card, read_run
 from tuban.models.network import ChangeNet, Deployed, NetworkSpec
 from tuban.training.train import save_weights
 
+_NUMBERS = ("f1", "precision", "recall", "average_precision", "auc", "ece", "object_recall", "object_precision")
+_BASELINE = ("f1", "precision", "recall", "average_precision", "auc")
 FACTS: dict[str, Any] = {
     "gsd_m": (8.0, 32.0),
     "required_bands": ("B02", "B03"),
@@ -20,16 +22,20 @@ FACTS: dict[str, Any] = {
     "threshold": 0.4,
     "calibration": {"slope": 1.5, "intercept": -0.5, "method": "Platt."},
     "metrics": {
-        "method": "none", "f1": 0.1, "f1_95": [0, 1], "precision": 0.1, "recall": 0.1, "average_precision": 0.1, "auc": 0.1,
-        "ece": 0.1, "baseline_f1": 0.1, "baseline_f1_95": [0, 1], "baseline_precision": 0.1, "baseline_recall": 0.1,
-        "baseline_average_precision": 0.1, "baseline_auc": 0.1, "object_recall": 0.1, "object_precision": 0.1,
-        "landcover_agreement": 0.1, "places": {"here": {"f1": 0.1, "precision": 0.1, "recall": 0.1, "auc": 0.1}},
+        "method": "none",
+        "landcover_agreement": 0.1,
+        "f1_95": [0, 1],
+        "baseline_f1_95": [0, 1],
+        "places": {"here": {"f1": 0.1, "precision": 0.1, "recall": 0.1, "auc": 0.1}},
+        **dict.fromkeys(_NUMBERS, 0.1),
+        **{f"baseline_{name}": 0.1 for name in _BASELINE},
     },
     "training": {
-        "network": "test", "parameters_m": 1.0, "data": "none", "how": "untrained", "command": "none", "licence": "none",
+        **dict.fromkeys(("network", "data", "how", "command", "licence"), "none"),
+        "parameters_m": 1.0,
         "limits": ["it knows nothing"],
     },
-}  # fmt: skip
+}
 
 pytestmark = [
     # torch deprecates the tracing exporter, and parts it calls itself; docs/models.md says why it is used.
@@ -56,7 +62,12 @@ def test_a_bundle_loads_and_says_what_it_is(bundle):
     assert again == bundle
     assert again.halo >= int(str(again.training["receptive_reach_px"]))
     assert again.halo % again.stride == 0
-    assert sorted(path.name for path in bundle.path.iterdir()) == ["MODEL_CARD.md", "mlm.json", "model.onnx", "model.safetensors"]
+    assert sorted(path.name for path in bundle.path.iterdir()) == [
+        "MODEL_CARD.md",
+        "mlm.json",
+        "model.onnx",
+        "model.safetensors",
+    ]
 
 
 def test_onnx_gives_what_torch_gives_at_another_size(bundle, run):
@@ -65,7 +76,9 @@ def test_onnx_gives_what_torch_gives_at_another_size(bundle, run):
     with torch.inference_mode():
         expected = Deployed(network, 1.5, -0.5)(before, after)
     session = onnxruntime.InferenceSession(bundle.onnx_path, providers=["CPUExecutionProvider"])
-    got = session.run(["landcover_before", "landcover_after", "change"], {"before": before.numpy(), "after": after.numpy()})
+    got = session.run(
+        ["landcover_before", "landcover_after", "change"], {"before": before.numpy(), "after": after.numpy()}
+    )
     for a, b in zip(expected, got, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 

@@ -62,7 +62,9 @@ def test_every_parameter_takes_part():
 
 def test_probabilities(network):
     with torch.inference_mode():
-        first, second, change = Deployed(network, slope=2.0, intercept=-1.0)(torch.rand(1, 4, 32, 32), torch.rand(1, 4, 32, 32))
+        first, second, change = Deployed(network, slope=2.0, intercept=-1.0)(
+            torch.rand(1, 4, 32, 32), torch.rand(1, 4, 32, 32)
+        )
     for cover in (first, second):
         np.testing.assert_allclose(cover.sum(1), 1, atol=1e-5)
     assert float(change.min()) >= 0

@@ -1,11 +1,16 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torchmetrics.functional.classification import binary_auroc, binary_calibration_error, binary_f1_score, binary_jaccard_index
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_calibration_error,
+    binary_f1_score,
+    binary_jaccard_index,
+)
 
-import torch
 from tuban.training.accuracy import BINS, Histogram, best_threshold, bootstrap, objects, pool
 
 
@@ -24,7 +29,9 @@ def test_against_torchmetrics():
     called, truth = torch.from_numpy(score), torch.from_numpy(label.astype(int))
     at = threshold / BINS
     assert histogram.at(threshold)["f1"] == pytest.approx(float(binary_f1_score(called, truth, threshold=at)), abs=1e-6)
-    assert histogram.at(threshold)["iou"] == pytest.approx(float(binary_jaccard_index(called, truth, threshold=at)), abs=1e-6)
+    assert histogram.at(threshold)["iou"] == pytest.approx(
+        float(binary_jaccard_index(called, truth, threshold=at)), abs=1e-6
+    )
     assert histogram.auc() == pytest.approx(float(binary_auroc(called, truth)), abs=1e-6)
     assert histogram.ece(16) == pytest.approx(float(binary_calibration_error(called, truth, n_bins=16)), abs=1e-5)
 
