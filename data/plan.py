@@ -207,7 +207,7 @@ def _recognised(path: Path, notes: list[str]) -> tuple[LayerSpec, ...]:
         raise PlanError(f"{path}: no layer has a recognised name (has {', '.join(unknown) or 'none'}); known: {known}; "
                         "or write a plan.yaml (docs/plans.md)")  # fmt: skip
     if unknown:
-        notes.append(f"{path}: layers not recognised and not used: {', '.join(unknown)}")
+        notes.append(f"{path.name}: layers not recognised and not used: {', '.join(unknown)}")
     return tuple(specs)
 
 
@@ -216,7 +216,7 @@ def _without_absent(spec: LayerSpec, source: VectorLayer, notes: list[str]) -> L
     absent = {
         key: name for key in ("number", "valid_from") if (name := getattr(spec, key)) not in {None, *source.columns}
     }
-    notes.extend(f"{source.path} layer {source.layer}: no {key} column {name}" for key, name in absent.items())
+    notes.extend(f"{source.path.name} layer {source.layer}: no {key} column {name}" for key, name in absent.items())
     return spec.model_copy(update=dict.fromkeys(absent))
 
 
@@ -240,14 +240,16 @@ def _open(spec: LayerSpec, plan_path: Path, settings: VectorSettings, notes: lis
                         f"codes with class_field (it has {', '.join(source.columns)})")  # fmt: skip
     if system is not None:
         class_system(system)
-    notes.extend(source.notes)
+    said = list(source.notes)
     if spec.class_field and not spec.class_system and system:
-        notes.append(f"{source.path} layer {source.layer}: class_system not stated, taken as {system}")
+        said.append(f"{source.path} layer {source.layer}: class_system not stated, taken as {system}")
     if spec.accuracy_m is None:
-        notes.append(f"{source.path} layer {source.layer}: accuracy_m not stated, taken as "
-                     f"{plan_table()['default_accuracy_m']} m")  # fmt: skip
+        said.append(f"{source.path} layer {source.layer}: accuracy_m not stated, taken as "
+                    f"{plan_table()['default_accuracy_m']} m")  # fmt: skip
     if spec.role not in plan_table()["roles"]:
-        notes.append(f"{source.path} layer {source.layer}: role {spec.role!r} is used only by rules that name it")
+        said.append(f"{source.path} layer {source.layer}: role {spec.role!r} is used only by rules that name it")
+    # Notes end in run.json and the report, which are passed on: they name the file, not where it lies.
+    notes.extend(note.replace(str(source.path), source.path.name) for note in said)
     ids = [present[name] for name in defaults.get("id_fields", ()) if name in present]
     return PlanLayer(
         role=spec.role, source=source, kind=spec.kind, class_system=system, class_field=class_field,

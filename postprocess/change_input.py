@@ -50,12 +50,13 @@ def read_changes(
     counts = RepairCounts() if counts is None else counts
     source = open_layer(path, layer or _preferred(path), settings=settings, allow_empty=True)
     require_columns(source, _REQUIRED)
-    notes.extend(source.notes)
+    name = source.path.name  # notes are passed on with the report: they name the file, not where it lies
+    notes.extend(note.replace(str(source.path), name) for note in source.notes)
     given_id = "change_id" in source.columns
     if not given_id:
-        notes.append(f"{path}: no change_id; made from the outline")
+        notes.append(f"{name}: no change_id; made from the outline")
     if "confidence" not in source.columns:
-        notes.append(f"{path}: no confidence; left empty")
+        notes.append(f"{name}: no confidence; left empty")
     seen: set[str] = set()
     for frame in source.batches(counts=counts):
         out = _completed(frame, path, given_id=given_id)
@@ -63,12 +64,12 @@ def read_changes(
         if repeated and given_id:
             raise VectorError(f"{path}: change_id {repeated[0]!r} stands twice; make the ids unique or drop the column")
         if repeated:
-            notes.append(f"{path}: {len(repeated)} outlines stand twice and share an id")
+            notes.append(f"{name}: {len(repeated)} outlines stand twice and share an id")
             out = out[~out["change_id"].duplicated() & ~out["change_id"].isin(seen)]
         seen.update(out["change_id"])
         yield out
     if line := counts.nonzero():
-        notes.append(f"{path}: repaired on load: {line}")
+        notes.append(f"{name}: repaired on load: {line}")
 
 
 def _preferred(path: Any) -> str | None:

@@ -32,6 +32,7 @@ ZONE_COLORS = {
 """The zones that pictures show; baseline and permits are too many to tell apart there."""
 
 _READ_LIMIT_PX = 4096 * 4096
+_MARK_PX = 22  # diameter of a number on the picture
 
 
 class Overview:
@@ -108,6 +109,28 @@ class Overview:
                     points = [(float(x), float(y)) for x, y in shapely.get_coordinates(ring)]
                     self._draw.line(points, fill="white", width=width + 2, joint="curve")
                     self._draw.line(points, fill=color, width=width, joint="curve")
+
+
+def apart(places: Sequence[tuple[float, float]], width: float) -> list[tuple[float, float]]:
+    """Move numbers that would cover one another, as those of one change under several rules, side by side.
+
+    Args:
+        places: (x, y) of each number on the picture, pixels; the first ones keep their place.
+        width: of the picture; what does not fit goes into the next line.
+
+    Example:
+        >>> apart([(50.0, 50.0), (50.0, 50.0), (90.0, 50.0)], 200)
+        [(50.0, 50.0), (72.0, 50.0), (94.0, 50.0)]
+    """
+    taken: list[tuple[float, float]] = []
+    for left, top in places:
+        x, y = left, top
+        while any(abs(x - other) < _MARK_PX and abs(y - line) < _MARK_PX for other, line in taken):
+            x += _MARK_PX
+            if x > width - _MARK_PX / 2:
+                x, y = left, y + _MARK_PX
+        taken.append((round(x, 1), round(y, 1)))
+    return taken
 
 
 def _decimated(source: PixelSource, transform: Affine, width: int, height: int) -> Image.Image | None:

@@ -13,7 +13,7 @@ import shapely
 import yaml
 
 from tuban.postprocess.chips import make_chip
-from tuban.postprocess.overview import ZONE_COLORS
+from tuban.postprocess.overview import ZONE_COLORS, apart
 from tuban.postprocess.styles import SETTLED_COLORS, SEVERITY_COLORS, SEVERITY_NAMES, STATUS_NAMES
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ class Page:
         return {
             "number": number,
             # Absent columns read as unknown, not as an error of the template.
-            "row": {"rule_id": "", "status": "", "severity": ""} | dict.fromkeys(_OPTIONAL) | row,
+            "row": {"rule_id": "", "status": "", "severity": ""}
+            | dict.fromkeys(_OPTIONAL)
+            | row
+            | {"reason": _half(row.get("reason"), self.lang)},
             "chip": chip,
             "place": place,
             "lonlat": (lon, lat),
@@ -72,6 +75,13 @@ class Page:
             "title": _worded(titles.get(row.get("rule_id"), ""), self.lang),
             **{name: date or "" for name, date in dates.items()},
         }
+
+    def _apart(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        marked = [card for card in cards if card["place"] is not None]
+        if self.overview is not None and marked:
+            for card, place in zip(marked, apart([card["place"] for card in marked], self.overview.width), strict=True):
+                card["place"] = place
+        return cards
 
     def context(self, tally: Tally, moves: Tally, cards: list[dict[str, Any]], *, judged: bool) -> dict[str, Any]:
         """Return the variables of the template."""
@@ -84,12 +94,7 @@ class Page:
         summary = [
             {"rule_id": rule, "severity": severity, "status": status, "title": _worded(titles.get(rule, ""), self.lang)}
             | {"count": found.count, "area_m2": found.area_m2, "overlap_m2": found.overlap_m2}
-            for (rule, severity, status), found in sorted(
-                tally.groups.items(),
-                key=lambda item: (
-                    (list(STATUS_NAMES).index(item[0][2]), item[0]) if item[0][2] in STATUS_NAMES else (99, item[0])
-                ),
-            )
+            for (rule, severity, status), found in sorted(tally.groups.items(), key=lambda item: _rank(*item[0]))
         ]
         statuses = {name: value[at] for name, value in STATUS_NAMES.items()}
         legend = [
@@ -114,7 +119,7 @@ class Page:
                 "area_m2": sum(found.area_m2 for found in moves.groups.values()),
             },
             "bands": _bands(self.run),
-            "cards": cards,
+            "cards": self._apart(cards),
             "shown_text": shown,
             "overview": self.overview
             and self.overview.available
@@ -153,12 +158,28 @@ def _moved(shape: shapely.Geometry, crs: object, target: object) -> shapely.Geom
     return shapely.transform(shape, transformer.transform, interleaved=False)
 
 
-def _totals(tally: Tally) -> list[tuple[str, int, float]]:
-    sums: dict[str, tuple[int, float]] = {}
+def _rank(rule: str, severity: str, status: str) -> tuple[int, int, str]:
+    """Order the sums: by status as in the legend, then the most severe first."""
+    places = [list(names).index(key) if key in names else len(names) for names, key in
+              ((STATUS_NAMES, status), (SEVERITY_NAMES, severity))]  # fmt: skip
+    return places[0], places[1], rule
+
+
+def _totals(tally: Tally) -> list[tuple[str, int]]:
+    """Count findings by status; no areas, for one change under several rules would be added up."""
+    sums: dict[str, int] = {}
     for (_, _, status), found in tally.groups.items():
-        count, area = sums.get(status, (0, 0.0))
-        sums[status] = (count + found.count, area + found.overlap_m2)
-    return [(name, *sums[name]) for name in (*STATUS_NAMES, *sorted(set(sums) - set(STATUS_NAMES))) if name in sums]
+        sums[status] = sums.get(status, 0) + found.count
+    return [(name, sums[name]) for name in (*STATUS_NAMES, *sorted(set(sums) - set(STATUS_NAMES))) if name in sums]
+
+
+def _half(reason: object, lang: str) -> object:
+    """Return the part of a reason in one language; it is written as `Chinese | English`."""
+    parts = reason.split(" | ") if isinstance(reason, str) else []
+    if len(parts) < 2 or len(parts) % 2:
+        return reason
+    middle = len(parts) // 2
+    return " | ".join(parts[:middle] if lang == "zh" else parts[middle:])
 
 
 def _change_rows(moves: Tally) -> list[dict[str, Any]]:

@@ -121,20 +121,14 @@ def _summary(
 
 def lines(result: dict[str, Any]) -> list[str]:
     """Return the measurement as Markdown, one line an element."""
-    seen = result["seen_in_training"]
+    seen, found = result["seen_in_training"], result["objects"]
+    low, high = result["f1_95"]
     warning = f"**Trained on {', '.join(seen)}: these numbers are no accuracy of places never seen.**" if seen else ""
     table = [f"| {n} | {p['f1']} | {p['precision']} | {p['recall']} |" for n, p in result["places"].items()]
-    return [
-        f"# {result['model']}",
-        warning,
-        (
-            f"F1 {result['f1']} (95 % over places {result['f1_95'][0]}–{result['f1_95'][1]}), "
-            f"precision {result['precision']}, recall {result['recall']}, AUC {result['auc']}, ECE {result['ece']}, at threshold {result['threshold']}."
-        ),
-        "Objects of 2,000 m² and more: "
-        f"recall {result['objects']['recall']}, precision {result['objects']['precision']}.",
-        "",
-        "| place | F1 | precision | recall |",
-        "|---|---|---|---|",
-        *table,
-    ]
+    summary = (
+        f"F1 {result['f1']} (95 % over places {low}–{high}), precision {result['precision']}, "
+        f"recall {result['recall']}, AUC {result['auc']}, ECE {result['ece']}, at threshold {result['threshold']}."
+    )
+    large = f"Objects of 2,000 m² and more: recall {found['recall']}, precision {found['precision']}."
+    head = ["| place | F1 | precision | recall |", "|---|---|---|---|"]
+    return [f"# {result['model']}", warning, summary, large, "", *head, *table]

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from tuban.models.bundle import Bundle
 
 _METHOD = (
-    "Cross-validation by place in {folds} folds ({places}); every place is measured by a network that saw neither it nor its "
-    "neighbours, at a threshold and a calibration chosen on the other folds. The shipped weights were then trained with the "
-    "same settings on all places. Intervals: 95 % bootstrap over places. The difference image is the root mean square of the "
-    "standardised band differences of the same registered and normalised pair, at a threshold chosen in the same way."
+    "Cross-validation by place in {folds} folds ({places}); every place is measured by a network that saw neither it "
+    "nor its neighbours, at a threshold and a calibration chosen on the other folds. The shipped weights were then "
+    "trained with the same settings on all places. Intervals: 95 % bootstrap over places. The difference image is the "
+    "root mean square of the standardised band differences of the same registered and normalised pair, at a threshold "
+    "chosen in the same way."
 )
 
 
@@ -45,7 +46,7 @@ def release(run: Path, crossval: Path, out: Path, *, card: str) -> Bundle:
         facts["threshold"] = measured["threshold"]
         facts["calibration"] = {
             **measured["calibration"],
-            "method": "Calibration (Platt scaling) and threshold (best pooled F1) were fitted on the held-out predictions.",
+            "method": "Calibration (Platt) and threshold (best pooled F1) were fitted on the held-out predictions.",
         }
         parameters = sum(parameter.numel() for parameter in read_run(run).parameters())
         facts["training"] |= {

@@ -85,7 +85,7 @@ def fit(settings: TrainSettings, cities: Sequence[City]) -> ChangeNet:
         logger=TensorBoardLogger(save_dir=str(settings.out), name="log", version=""),
         enable_checkpointing=False,
         enable_model_summary=False,
-        log_every_n_steps=20,
+        log_every_n_steps=min(20, optim.steps),
         enable_progress_bar=True,
     )
     trainer.fit(module, loader)
@@ -135,7 +135,7 @@ def save_weights(network: ChangeNet, folder: Path) -> None:
 
 @torch.inference_mode()
 def predict(network: ChangeNet, city: City) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return change logits float32 and the land-cover index uint8 of both dates, all `(h, w)`, for a whole small city."""
+    """Return change logits float32 and the land-cover index uint8 of both dates, all `(h, w)`, of a small city."""
     height, width = city.change.shape
     stride = network.spec.stride
     margin = 4 * stride

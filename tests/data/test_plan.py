@@ -65,6 +65,7 @@ def test_yaml_with_relative_chinese_and_spaced_paths(gpkg):
     farmland, baseline, permits = plan.layers
     assert (farmland.accuracy_m, farmland.accuracy_stated, baseline.accuracy_stated) == (2.5, True, False)
     assert any("accuracy_m not stated" in note for note in plan.notes)
+    assert not any(str(plan_file.parent) in note for note in plan.notes)  # names, not places
     assert any("ZRRMC" in note for note in plan.notes)
     assert list(farmland.read()["plan_id"]) == ["P1", "P2", "P3"]
     got = permits.read()

@@ -42,6 +42,12 @@ def test_same_seed_same_bytes_and_another_seed_another_image(pair, tmp_path):
     assert names == {"before.tif", "after.tif", "scene.json", "plan.yaml", "plan.gpkg", "truth.gpkg"}
 
 
+def test_the_drawn_plan_leaves_nothing_to_be_guessed(pair):
+    plan = Plan.load(pair.plan)
+    assert plan.notes == ()
+    assert all(layer.accuracy_stated for layer in plan.layers)
+
+
 def test_baseline_covers_the_chip_without_gap_or_overlap(pair):
     baseline = gpd.read_file(pair.before.parent / "plan.gpkg", layer="DLTB")
     with rasterio.open(pair.before) as source:

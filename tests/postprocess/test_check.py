@@ -381,6 +381,7 @@ def test_read_changes_completes_what_is_missing(tmp_path):
     assert frame["change_id"].is_unique
     assert list(next(read_changes(path))["change_id"]) == list(frame["change_id"])
     assert sum("change_id" in note or "confidence" in note for note in notes) == 2
+    assert not any(str(tmp_path) in note for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from tuban.errors import OutputError, UsageError
 from tuban.postprocess.chips import ChipSettings, make_chip, read_colours, svg_path
 from tuban.postprocess.layers import write_layers
-from tuban.postprocess.overview import Overview
+from tuban.postprocess.overview import Overview, apart
 from tuban.postprocess.report import ReportSettings, write_report
 from tuban.postprocess.sources import ground_size, north_angle, round_length
 from tuban.postprocess.tally import Tally
@@ -29,7 +29,10 @@ from tuban.postprocess.tally import Tally
 RUN = {
     "versions": {"tuban": "0.1.0"},
     "inputs": [{"role": "before", "name": "前.tif", "sha256": "ab" * 32}],
-    "notes": [{"stage": "plan", "text": "CRS of STBHHX was guessed <script>"}],
+    "notes": [
+        {"stage": "plan", "text": "CRS of STBHHX was guessed <script>"},
+        {"stage": "elsewhere", "text": "unforeseen"},
+    ],
     "rule_pack": {"id": "cn", "version": "2025.10", "titles": {"P1": {"zh": "占用永久基本农田", "en": "built on P"}}},
     "pair": {
         "registration": {"dx_px": 0.42, "dy_px": -0.1, "residual_px": None, "windows_used": 9, "action": "corrected"},
@@ -265,6 +268,43 @@ def test_overview_marks_a_finding_where_it_lies(factory):
     assert columns.max() == pytest.approx(150 * scale, abs=7)
     assert rows.max() == pytest.approx(150 * scale, abs=4)
     assert max(marked.width, marked.height) <= 440
+
+
+@given(st.lists(st.tuples(st.floats(12, 388), st.floats(12, 388)), max_size=12))
+def test_numbers_never_cover_one_another(places):
+    moved = apart(places, 400)
+    assert len(moved) == len(places)
+    for at, (x, y) in enumerate(moved):
+        assert x <= 400
+        for left, top in moved[:at]:
+            assert max(abs(x - left), abs(y - top)) >= 21.9  # 22 less the rounding
+
+
+def test_summary_and_cards_speak_the_language_of_the_report(tmp_path, factory):
+    frame = factory.findings_frame(4, reason="P1 占用：疑似 | P1 built on: suspected")
+    frame = frame.assign(
+        change_id="c0000",
+        rule_id=["E1", "F11", "P1", "U1"],
+        severity=["S3", "S1", "S4", "S2"],
+        status=["suspected", "suspected", "suspected", "permitted"],
+    )
+    for lang, mine, other, stage in (
+        ("zh", "P1 占用：疑似", "P1 built on", "规划"),
+        ("en", "P1 built on", "占用：", "plan"),
+    ):
+        _, reader, text = written(tmp_path / lang, findings=[frame], pair=factory.Pixels(), lang=lang)
+        said = "".join(reader.text)
+        assert mine in said
+        assert other not in said.replace("占用永久基本农田", "")
+        assert f'<span class="stage">{stage}</span>' in text
+        assert '<span class="stage">elsewhere</span>' in text
+        summary = text[text.index('class="tiles"') : text.index('id="c1"')]
+        rules = re.findall(r'<tr><th scope="row">(\w+)', summary)
+        assert rules[:4] == ["P1", "E1", "F11", "U1"]  # by status, then severity
+        tiles = summary[: summary.index("<table>")]
+        assert "m²" not in tiles  # one change under three rules must not be added up
+        marks = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', text)
+        assert len(set(marks)) == 4
 
 
 @given(st.floats(1e-3, 1e7))

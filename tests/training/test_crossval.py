@@ -5,6 +5,7 @@ import pytest
 
 from tuban.errors import UsageError
 from tuban.training.crossval import FOLDS, fit_platt, report
+from tuban.training.release import metrics
 
 
 def write(folder, *, useful: bool) -> None:
@@ -60,3 +61,11 @@ def test_platt_recovers_a_known_miscalibration():
 def test_a_missing_place_is_named(tmp_path):
     with pytest.raises(UsageError, match="is missing"):
         report(tmp_path)
+
+
+def test_a_release_takes_its_numbers_from_the_crossvalidation(tmp_path):
+    write(tmp_path, useful=True)
+    measured = report(tmp_path)
+    assert metrics(measured)["f1"] == measured["network"]["f1"]
+    assert metrics(measured)["baseline_f1"] == measured["difference_baseline"]["f1"]
+    assert "bercy" in metrics(measured)["method"]
