@@ -114,10 +114,12 @@ class ChangeNet(nn.Module):
         # Land cover is decoded at half resolution: its weak labels are no sharper, and it runs on both dates.
         self.landcover_decoder = Decoder(channels[1:], spec.width[:-1])
         self.landcover_head = nn.Conv2d(spec.width[-2], len(spec.classes), 1)
-        self.fusion = nn.ModuleList(conv_block(3 * c, c, kernel=1) for c in channels)
+        self.difference = conv_block(count + 1, spec.stem)
+        extra = [spec.stem, *(0 for _ in channels[1:])]
+        self.fusion = nn.ModuleList(conv_block(3 * c + e, c, kernel=1) for c, e in zip(channels, extra, strict=True))
         self.change_decoder = Decoder(channels, spec.width)
         self.change_head = nn.Sequential(
-            conv_block(spec.width[-1] + 2 * len(spec.classes), spec.width[-1], kernel=1),
+            conv_block(spec.width[-1] + 2 * len(spec.classes) + 1, spec.width[-1], kernel=1),
             nn.Conv2d(spec.width[-1], 1, 1),
         )
 
@@ -133,17 +135,23 @@ class ChangeNet(nn.Module):
         pyramid = [self.stem(both), *self.encoder(both)[1:]]
         landcover = self.landcover_head(self.landcover_decoder(pyramid[1:]))
         landcover = F.interpolate(landcover, scale_factor=2.0, mode="bilinear", align_corners=False)
-        fused = [self._fuse(fusion, level, count) for fusion, level in zip(self.fusion, pyramid, strict=True)]
+        # The plain difference image is a strong cue already; the network starts from it instead of having to learn it.
+        difference = both[count:] - both[:count]
+        magnitude = torch.log1p(difference.square().mean(dim=1, keepdim=True).add(1e-6).sqrt())
+        raw = [self.difference(torch.cat([difference, magnitude], dim=1)), *(None for _ in pyramid[1:])]
+        fused = [self._fuse(*parts, count) for parts in zip(self.fusion, pyramid, raw, strict=True)]
         change = self.change_decoder(fused)
         first, second = landcover[:count], landcover[count:]
         # The change head sees both land covers, but no gradient flows back: each task keeps its own labels.
-        logits = self.change_head(torch.cat([change, first.detach().softmax(1), second.detach().softmax(1)], dim=1))
+        covers = [first.detach().softmax(1), second.detach().softmax(1)]
+        logits = self.change_head(torch.cat([change, *covers, magnitude], dim=1))
         return Logits(first, second, logits[:, 0])
 
     @staticmethod
-    def _fuse(fusion: nn.Module, level: Tensor, count: int) -> Tensor:
+    def _fuse(fusion: nn.Module, level: Tensor, raw: Tensor | None, count: int) -> Tensor:
         first, second = level[:count], level[count:]
-        fused: Tensor = fusion(torch.cat([first, second, (second - first).abs()], dim=1))
+        parts = [first, second, (second - first).abs()]
+        fused: Tensor = fusion(torch.cat(parts if raw is None else [*parts, raw], dim=1))
         return fused
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuban.errors import OutputError
+from tuban.errors import OutputError, TubanError, UsageError
 from tuban.postprocess.manifest import FILE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-# What an earlier run may have left; a new run replaces all of it, so that nothing old is mistaken for its own.
+# What earlier runs may have left under these names; a new run replaces all of them, so that none is mistaken for its own.
 RESULTS = (
     FILE_NAME,
     "findings.gpkg",
@@ -23,33 +24,74 @@ RESULTS = (
     "landcover_after.tif",
     "report.html",
 )
+# What the system says when it will not store any more; other OSErrors are faults of ours and keep their traceback.
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
 @contextlib.contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, inputs: Iterable[str | Path | None] = ()) -> Iterator[Path]:
     """Yield a working folder inside `out`; on success its files replace those of an earlier run, `run.json` last.
 
-    After an error nothing of the new run is left and the earlier run is as it was.
+    After an error nothing of the new run is left, folders made for it included, and the earlier run is as it was.
+
+    Args:
+        out: folder of the results.
+        inputs: what the run reads; none may be a file that it would replace.
 
     Raises:
-        OutputError: `out` cannot be made or written.
+        OutputError: `out` cannot be made or written, or the disk is full.
+        UsageError: an input would be replaced.
     """
+    _keep(out, inputs)
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=".tuban-run-", dir=out)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write into {out}: {error.strerror or error}; choose a folder you may write to"
-        ) from error
-    with folder as name:
-        work = Path(name)
-        yield work
         try:
-            for stale in RESULTS:
-                (out / stale).unlink(missing_ok=True)
-            for path in sorted(work.iterdir(), key=lambda path: path.name == FILE_NAME):
-                path.replace(out / path.name)
+            out.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(prefix=".tuban-run-", dir=out)
         except OSError as error:
             raise OutputError(
-                f"cannot move results into {out}: {error.strerror or error}; free the files and run again"
+                f"cannot write into {out}: {error.strerror or error}; choose a folder you may write to"
             ) from error
+        with folder as name:
+            work = Path(name) / "new"
+            try:
+                work.mkdir()
+                yield work
+            except OSError as error:
+                if isinstance(error, TubanError) or error.errno not in _STORAGE:
+                    raise
+                raise OutputError(f"cannot write into {out}: {error.strerror}; free space and run again") from error
+            _publish(work, Path(name) / "old", out)
+    except BaseException:
+        for folder_made in made:
+            with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
+                folder_made.rmdir()
+        raise
+
+
+def _keep(out: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Refuse to replace what is read."""
+    for given in inputs:
+        if given is None or not Path(given).exists():
+            continue
+        path, folder = Path(given).resolve(), out.resolve()
+        if path.parent == folder and path.name in RESULTS:
+            raise UsageError(f"{given} is an input and would be replaced by the results; choose another --out than {out}")
+
+
+def _publish(work: Path, old: Path, out: Path) -> None:
+    """Move results to their names; where that fails, put the earlier ones back."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        old.mkdir()
+        for name in RESULTS:
+            if (out / name).exists():
+                done.append((out / name, (out / name).replace(old / name)))
+        for path in sorted(work.iterdir(), key=lambda path: path.name == FILE_NAME):
+            done.append((path, path.replace(out / path.name)))
+    except OSError as error:
+        for source, target in reversed(done):
+            target.replace(source)
+        raise OutputError(
+            f"cannot move results into {out}: {error.strerror or error}; free the files and run again"
+        ) from error

@@ -23,8 +23,8 @@ class DataSettings(_Settings):
     bands: tuple[str, ...] = SENTINEL2
     classes: tuple[int, ...] = (1, 4, 5, 6, 7, 12, 18)
     crop: int = Field(96, ge=32, description="crop size in pixels, a multiple of 16")
-    foreground: float = Field(0.5, ge=0, le=1, description="share of crops centred on a changed pixel")
-    coarse: float = Field(0.2, ge=0, le=1, description="share of crops averaged to 2 or 3 times the pixel size")
+    foreground: float = Field(0.4, ge=0, le=1, description="share of crops centred on a changed pixel")
+    coarse: float = Field(0.12, ge=0, le=1, description="share of crops averaged to 2 or 3 times the pixel size")
 
 
 class AugmentSettings(_Settings):
@@ -37,7 +37,7 @@ class AugmentSettings(_Settings):
     noise: float = Field(0.003, ge=0, description="reflectance")
     shift: float = Field(0.5, ge=0, description="largest subpixel shift of AFTER, pixels")
     shift_probability: float = Field(0.3, ge=0, le=1)
-    drop_bands: float = Field(0.35, ge=0, le=1, description="share of samples that see only some bands")
+    drop_bands: float = Field(0.25, ge=0, le=1, description="share of samples that see only some bands")
     same_date: float = Field(
         0.05, ge=0, le=1, description="share of samples whose AFTER is BEFORE, augmented: no change"
     )
@@ -46,14 +46,14 @@ class AugmentSettings(_Settings):
 class OptimSettings(_Settings):
     """Optimisation."""
 
-    steps: int = Field(480, ge=1)
-    batch: int = Field(32, ge=2)
-    lr: float = Field(1.5e-3, gt=0)
-    encoder_lr: float = Field(5e-4, gt=0)
+    steps: int = Field(650, ge=1)
+    batch: int = Field(16, ge=2)
+    lr: float = Field(2e-3, gt=0)
+    encoder_lr: float = Field(7e-4, gt=0)
     weight_decay: float = Field(0.02, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the weight average that is kept")
-    positive_weight: float = Field(3.0, gt=0, description="weight of a changed pixel in the cross entropy")
+    positive_weight: float = Field(2.0, gt=0, description="weight of a changed pixel in the cross entropy")
     dice: float = Field(1.0, ge=0)
     landcover: float = Field(0.4, ge=0, description="weight of the land-cover loss")
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"

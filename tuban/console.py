@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LOG = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 
 def set_up_logging(*, verbose: bool) -> None:
     """Log to stderr: warnings, or everything tuban does with `verbose`."""
@@ -74,8 +76,14 @@ def run(command: Callable[[], object]) -> int:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted; nothing of this run was kept\n")
-        return 1
+        return _interrupted()
     except SystemExit as stop:
-        return int(stop.code or 0)
+        if stop.code == _INTERRUPTED:
+            return _interrupted()
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
+
+
+def _interrupted() -> int:
+    sys.stderr.write("error: interrupted; nothing of this run was kept\n")
+    return 1

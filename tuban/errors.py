@@ -49,6 +49,12 @@ class RulePackError(TubanError, ValueError):
     """A rule pack is malformed; the message gives file, place and remedy."""
 
 
+class UnknownRulePackError(RulePackError, UsageError):
+    """There is no rule pack of that name: exit code 2."""
+
+    exit_code = 2
+
+
 class OutputError(TubanError, OSError):
     """Results cannot be written: read-only folder, full disk, file in use."""
 
