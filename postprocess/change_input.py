@@ -12,7 +12,7 @@ import shapely
 
 from tuban.data.classes import class_by_name, classes
 from tuban.data.geometry_repair import RepairCounts
-from tuban.data.vector import VectorSettings, open_layer, require_columns
+from tuban.data.vector import VectorLayer, VectorSettings, open_layer, require_columns
 from tuban.errors import UsageError, VectorError
 from tuban.postprocess.area import geodesic_area, to_mu
 
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REQUIRED = ("from_class", "to_class")
+
+
+def open_changes(path: str | Path, layer: str | None = None, *, settings: VectorSettings | None = None) -> VectorLayer:
+    """Open the layer of changes without reading it; one without features is accepted.
+
+    Raises:
+        VectorError: the file, layer, CRS or columns do not do.
+    """
+    source = open_layer(path, layer or _preferred(path), settings=settings, allow_empty=True)
+    require_columns(source, _REQUIRED)
+    return source
 
 
 def read_changes(
@@ -48,8 +59,7 @@ def read_changes(
     settings = settings or VectorSettings(batch_size=5000)
     notes = [] if notes is None else notes
     counts = RepairCounts() if counts is None else counts
-    source = open_layer(path, layer or _preferred(path), settings=settings, allow_empty=True)
-    require_columns(source, _REQUIRED)
+    source = open_changes(path, layer, settings=settings)
     name = source.path.name  # notes are passed on with the report: they name the file, not where it lies
     notes.extend(note.replace(str(source.path), name) for note in source.notes)
     given_id = "change_id" in source.columns

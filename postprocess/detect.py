@@ -16,8 +16,9 @@ from tuban.errors import ModelError, VectorError
 from tuban.inference.change import ChangeRasters, predict_change
 from tuban.inference.units import rescale
 from tuban.models.bundle import Bundle, choose, resolve
-from tuban.postprocess.change_input import read_changes
+from tuban.postprocess.change_input import open_changes, read_changes
 from tuban.postprocess.changes import iter_changes
+from tuban.postprocess.coverage import unreached
 from tuban.postprocess.check import CheckContext, CheckSettings, CheckStats, check_changes
 from tuban.postprocess.layers import LayerWriter, pyogrio_crs
 from tuban.postprocess.manifest import Manifest
@@ -83,7 +84,7 @@ def detect(
     pack, zones = (load_pack(rules), Plan.load(plan, settings=settings.vector)) if plan is not None else (None, None)
     parameters = {"rules": rules, "lang": lang, "model": model, "settings": settings}
     manifest = Manifest("detect", parameters)
-    with staged(Path(out)) as work, contextlib.ExitStack() as stack:
+    with staged(Path(out), (before, after, aoi, plan)) as work, contextlib.ExitStack() as stack:
         with manifest.timed("pair"):
             pair = stack.enter_context(
                 open_pair(
@@ -93,6 +94,9 @@ def detect(
         bundle = _bundle(model, pair)
         _inputs(manifest, {"before": before, "after": after, "aoi": aoi, "plan": plan}, zones)
         manifest.set("pair", pair.summary())
+        manifest.set("image_accuracy_m", image_accuracy_m(pair))
+        if zones is not None:
+            manifest.note_all("plan", unreached(zones, pair.grid.bounds_lonlat()))
         manifest.set("model", _model_facts(bundle))
         manifest.note_all("pair", pair.notes)
         manifest.note_all("model", _misfits(bundle, pair))
@@ -156,16 +160,19 @@ def check(
     settings = settings or VectorCheckSettings()
     pack, zones = load_pack(rules), Plan.load(plan, settings=settings.vector)
     manifest = Manifest("check", {"rules": rules, "lang": lang, "date": date, "settings": settings})
-    notes: list[str] = []
+    source = open_changes(changes, layer, settings=settings.vector)
+    notes = [] if source.features else [f"{changes} holds no change; there is nothing to check"]
     frames = read_changes(changes, layer, settings=settings.vector, notes=notes)
-    with staged(Path(out)) as work:
+    with staged(Path(out), (changes, plan)) as work:
         _inputs(manifest, {"changes": changes, "plan": plan}, zones)
         context = CheckContext(date_after=date, image_accuracy_m=settings.image_accuracy_m)
+        if source.features:
+            manifest.note_all("plan", unreached(zones, source.bounds, source.crs))
         with manifest.timed("check"):
             _layers(
                 work,
                 _filled(frames),
-                _changes_crs(changes, layer, settings.vector),
+                source.crs,
                 zones,
                 pack,
                 context,
@@ -300,12 +307,6 @@ def _filled(frames: Iterable[gpd.GeoDataFrame]) -> Iterator[gpd.GeoDataFrame]:
                 if name not in frame.columns
             }
         )
-
-
-def _changes_crs(changes: StrPath, layer: str | None, settings: VectorSettings) -> Any:
-    for frame in read_changes(changes, layer, settings=settings):
-        return frame.crs
-    raise VectorError(f"{changes} holds no change; there is nothing to check")
 
 
 def _counts(rasters: ChangeRasters, counts: Counter[str]) -> dict[str, Any]:

@@ -65,7 +65,9 @@ def _pack_text(name_or_path: str | Path) -> tuple[str, str]:
         return resource.read_text(encoding="utf-8"), f"{name_or_path}.yaml"
     path = Path(name_or_path)
     if not path.is_file():
-        raise UnknownRulePackError(f"no rule pack {str(name_or_path)!r}; use one of {', '.join(pack_names())}, or a YAML file")
+        raise UnknownRulePackError(
+            f"no rule pack {str(name_or_path)!r}; use one of {', '.join(pack_names())}, or a YAML file"
+        )
     try:
         return path.read_text(encoding="utf-8"), str(path)
     except UnicodeDecodeError as error:

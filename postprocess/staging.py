@@ -25,7 +25,7 @@ RESULTS = (
     "report.html",
 )
 # What the system says when it will not store any more; other OSErrors are faults of ours and keep their traceback.
-_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextlib.contextmanager
@@ -76,7 +76,9 @@ def _keep(out: Path, inputs: Iterable[str | Path | None]) -> None:
             continue
         path, folder = Path(given).resolve(), out.resolve()
         if path.parent == folder and path.name in RESULTS:
-            raise UsageError(f"{given} is an input and would be replaced by the results; choose another --out than {out}")
+            raise UsageError(
+                f"{given} is an input and would be replaced by the results; choose another --out than {out}"
+            )
 
 
 def _publish(work: Path, old: Path, out: Path) -> None:

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 # Places of one neighbourhood stand in one fold; the unlabelled ones are named with the fold whose neighbours they are.
 FOLDS: dict[str, tuple[str, ...]] = {
     "paris": ("paris", "bercy", "saclay_e"),
-    "abudhabi": ("abudhabi",),
+    "dry": ("abudhabi", "aguasclaras"),
     "beirut": ("beirut",),
-    "west": ("nantes", "rennes", "bordeaux"),
-    "americas": ("cupertino", "aguasclaras"),
+    "west": ("cupertino", "nantes", "rennes", "bordeaux"),
 }
 NEIGHBOURS: dict[str, tuple[str, ...]] = {"paris": ("saclay_w",)}
 
