@@ -57,7 +57,8 @@ def _extent(layer: PlanLayer) -> Bounds:
 def _lonlat(bounds: Any, crs: CRS) -> Bounds:
     """Return a box in degrees; what has no place there is NaN."""
     transformer = pyproj.Transformer.from_crs(crs, CRS.from_epsg(4326), always_xy=True)
-    west, south, east, north = transformer.transform_bounds(*bounds, densify_pts=21)
+    left, bottom, right, top = bounds
+    west, south, east, north = transformer.transform_bounds(left, bottom, right, top, densify_pts=21)
     return (west, south, east, north)
 
 

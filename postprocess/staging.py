@@ -84,13 +84,18 @@ def _keep(out: Path, inputs: Iterable[str | Path | None]) -> None:
 def _publish(work: Path, old: Path, out: Path) -> None:
     """Move results to their names; where that fails, put the earlier ones back."""
     done: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        source.replace(target)
+        done.append((source, target))
+
     try:
         old.mkdir()
         for name in RESULTS:
             if (out / name).exists():
-                done.append((out / name, (out / name).replace(old / name)))
+                move(out / name, old / name)
         for path in sorted(work.iterdir(), key=lambda path: path.name == FILE_NAME):
-            done.append((path, path.replace(out / path.name)))
+            move(path, out / path.name)
     except OSError as error:
         for source, target in reversed(done):
             target.replace(source)

@@ -30,6 +30,8 @@ SIDE = 128
 # 90 km off the central meridian, so that planar areas are 2e-4 too large and a test can tell them apart.
 TRANSFORM = Affine(10.0, 0.0, 590400.0, 0.0, -10.0, 3000600.0)
 BANDS = ("B03", "B04")
+# The pictures of the report cost more than all the rest; tests/postprocess/test_report.py looks at them.
+QUICK = ("report.max_cards=1", "report.overview_px=200")
 # Painted sites, (row, column, height, width) in pixels, and what stands there in the plan.
 SITES = {
     "farmland": (16, 20, 12, 10),
@@ -178,7 +180,8 @@ class SmallPair:
         plan = self.folder / "plan.gpkg" if plan == "" else plan
         given = ("--plan", plan) if plan is not None else ()
         scenes = (before or self.folder / "before.tif", after or self.folder / "after.tif")
-        return self.tuban("detect", *scenes, "--out", out, "--model", self.model, "--json", *given, *arguments)
+        options = ("--model", self.model, "--json", *QUICK)
+        return self.tuban("detect", *scenes, "--out", out, *options, *given, *arguments)
 
 
 def findings(out: Path, layer: str = "findings") -> gpd.GeoDataFrame:

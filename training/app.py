@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from tuban.configs.compose import wrong_fields
@@ -17,6 +20,8 @@ from tuban.training.settings import TrainSettings
 from tuban.training.train import train
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from omegaconf import DictConfig
 
 
@@ -46,3 +51,19 @@ def main(config: DictConfig) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     sys.stdout.write(json.dumps(summary, default=str) + "\n")
+
+
+def launch(arguments: Sequence[str]) -> None:
+    """Run the application with the arguments of its command line.
+
+    Raises:
+        UsageError: Hydra refuses them: an unknown key or experiment, or a mandatory value that is left open.
+    """
+    # Without it Hydra prints several lines of its own and exits with 1.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv = ["tuban train", *arguments]
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"configuration 'train': {first}; tuban train --help shows every key") from error

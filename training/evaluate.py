@@ -15,6 +15,7 @@ from tuban.data.oscd import IGNORE, city_folders
 from tuban.data.pair import open_pair
 from tuban.errors import SceneError
 from tuban.inference.change import InferenceSettings, predict_change
+from tuban.inference.units import rescale
 from tuban.training.accuracy import BINS, Histogram, bootstrap, objects, pool
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def _predict(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return probability float32 `(h, w)`, NaN where unseen, and the label on the same grid."""
     with open_pair(folder / "before.tif", folder / "after.tif") as pair, tempfile.TemporaryDirectory() as scratch:
-        rasters = predict_change(pair, bundle, Path(scratch), settings=settings)
+        reader = pair if pair.before.radiometry == "reflectance" else rescale(pair, bundle)
+        rasters = predict_change(reader, bundle, Path(scratch), settings=settings)
         with rasterio.open(rasters.probability) as source:
             coded = source.read(1)
         inverse = ~pair.before.transform

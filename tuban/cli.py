@@ -174,10 +174,9 @@ def train(context: typer.Context) -> None:
     """Train a model: a Hydra app (experiment=NAME key=value …, --multirun, --help)."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("lightning") is None:
         raise MissingExtraError("training needs torch and lightning; run: pip install 'tuban[train]'")
-    from tuban.training.app import main as work
+    from tuban.training.app import launch
 
-    sys.argv = ["tuban train", *context.args]
-    work()
+    launch(context.args)
 
 
 @app.command()

@@ -3,14 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 import torch
-from affine import Affine
 
 from tuban.errors import UsageError
 from tuban.training.app import run
+from tuban.training.settings import TrainSettings
 from tuban.training.train import load_places, predict, statistics
-from tuban.training.settings import SENTINEL2, TrainSettings
 
 pytestmark = [
     # Lightning's own import of a torch interface that torch 2.15 renames.
@@ -19,37 +17,11 @@ pytestmark = [
 ]
 
 
-def write_place(folder: Path, seed: int, *, labelled: bool = True) -> None:
-    """A tiny place as OSCD lays it out: smooth texture, some bright new squares."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    side = 96
-    texture = rng.integers(600, 3000, (len(SENTINEL2), side // 4, side // 4)).repeat(4, 1).repeat(4, 2)
-    before = (texture + rng.integers(0, 40, texture.shape)).astype(np.uint16)
-    change = np.zeros((side, side), np.uint8)
-    change[20:36, 40:60] = 1
-    after = before.copy()
-    after[:, change == 1] = 6000
-    grid = {"driver": "GTiff", "height": side, "width": side, "crs": "EPSG:32650", "transform": Affine(10, 0, 5e5, 0, -10, 4e6)}
-    for name, image in (("before", before), ("after", after)):
-        with rasterio.open(folder / f"{name}.tif", "w", count=len(SENTINEL2), dtype="uint16", nodata=0, **grid) as out:
-            out.write(image)
-            out.descriptions = SENTINEL2
-        cover = np.stack([rng.integers(1, 10, (side, side)), np.full((side, side), 200)]).astype(np.uint8)
-        with rasterio.open(folder / f"{name}_dynamicworld.tif", "w", count=2, dtype="uint8", **grid) as out:
-            out.write(cover)
-    if labelled:
-        with rasterio.open(folder / "change.tif", "w", count=1, dtype="uint8", **grid) as out:
-            out.write(change, 1)
-    dates = {"before": "2020-01-01", "after": "2021-01-01", "bands": list(SENTINEL2), "scale": 1e-4, "nodata": 0}
-    (folder / "scene.json").write_text(json.dumps(dates))
-
-
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
+def root(tmp_path_factory, place_factory) -> Path:
     folder = tmp_path_factory.mktemp("places")
     for seed, name in enumerate(("one", "two", "three")):
-        write_place(folder / name, seed, labelled=name != "three")
+        place_factory(folder / name, seed, labelled=name != "three")
     return folder
 
 
@@ -73,7 +45,9 @@ def test_a_run_leaves_weights_settings_and_predictions(root, tmp_path):
 def test_the_same_seed_gives_the_same_weights(root, tmp_path):
     for name in ("a", "b"):
         run(config(root, tmp_path / name))
-    assert (tmp_path / "a" / "weights.safetensors").read_bytes() == (tmp_path / "b" / "weights.safetensors").read_bytes()
+    assert (tmp_path / "a" / "weights.safetensors").read_bytes() == (
+        tmp_path / "b" / "weights.safetensors"
+    ).read_bytes()
 
 
 def test_training_learns(root, tmp_path):
@@ -89,7 +63,9 @@ def test_training_learns(root, tmp_path):
 
 def test_statistics_are_those_of_the_pixels(city):
     mean, std = statistics([city])
-    pixels = np.concatenate([i.reshape(4, -1)[:, np.isfinite(i.reshape(4, -1)).all(0)] for i in (city.before, city.after)], 1)
+    pixels = np.concatenate(
+        [i.reshape(4, -1)[:, np.isfinite(i.reshape(4, -1)).all(0)] for i in (city.before, city.after)], 1
+    )
     np.testing.assert_allclose(mean, pixels.mean(1), atol=1e-3)
     np.testing.assert_allclose(std, pixels.std(1), atol=1e-3)
 
