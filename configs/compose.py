@@ -30,8 +30,9 @@ def composed(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with initialize_config_module(config_module="tuban.configs", version_base="1.3"):
             tree = compose(config_name=name, overrides=list(overrides))
         plain: dict[str, Any] = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(f"configuration {name!r}: {' '.join(str(error).split())}") from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra lets bare ValueErrors of its own out
+        given = f" with {' '.join(overrides)}" if overrides else ""
+        raise UsageError(f"configuration {name!r}{given}: {' '.join(str(error).split())}") from error
     return plain
 
 

@@ -32,19 +32,17 @@ def unreached(plan: Plan, bounds: Bounds, crs: Any = "EPSG:4326") -> list[str]:
         PlanError: not one layer meets it; the CRS of the plan or its place is wrong.
     """
     here = _lonlat(bounds, CRS.from_user_input(crs))
-    away = [
-        (layer, extent)
-        for layer, extent in ((entry, _extent(entry)) for entry in plan.layers)
-        if not _meet(here, extent)
-    ]
+    extents = [(entry, _extent(entry)) for entry in plan.layers]
+    away = [(layer, extent) for layer, extent in extents if not _meet(here, extent)]
     if plan.layers and len(away) == len(plan.layers):
         layer, extent = away[0]
         raise PlanError(
-            f"{plan.path}: no layer reaches what is to be judged, {_said(here)}; {layer.name} in {layer.crs.name} lies at "
-            f"{_said(extent)}; give the plan of this place, or define the right projection"
+            f"{plan.path}: no layer reaches what is to be judged, {_said(here)}; {layer.name} in {layer.crs.name} "
+            f"lies at {_said(extent)}; give the plan of this place, or define the right projection"
         )
     return [
-        f"plan layer {layer.name} ({layer.crs.name}) lies at {_said(extent)}, away from what is judged: it decides nothing here"
+        f"plan layer {layer.name} ({layer.crs.name}) lies at {_said(extent)}, away from what is judged: "
+        "it decides nothing here"
         for layer, extent in away
     ]
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from tuban.data.pair import Pair, open_pair
 from tuban.data.plan import Plan
-from tuban.errors import ModelError, VectorError
+from tuban.errors import ModelError
 from tuban.inference.change import ChangeRasters, predict_change
 from tuban.inference.units import rescale
 from tuban.models.bundle import Bundle, choose, resolve
 from tuban.postprocess.change_input import open_changes, read_changes
 from tuban.postprocess.changes import iter_changes
-from tuban.postprocess.coverage import unreached
 from tuban.postprocess.check import CheckContext, CheckSettings, CheckStats, check_changes
+from tuban.postprocess.coverage import unreached
 from tuban.postprocess.layers import LayerWriter, pyogrio_crs
 from tuban.postprocess.manifest import Manifest
 from tuban.postprocess.plan_qa import validate_plan
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     import geopandas as gpd
 
-    from tuban.data.vector import VectorSettings
     from tuban.postprocess.rules import RulePack
 
     StrPath = str | Path

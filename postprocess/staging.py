@@ -14,7 +14,8 @@ from tuban.postprocess.manifest import FILE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# What earlier runs may have left under these names; a new run replaces all of them, so that none is mistaken for its own.
+# What earlier runs may have left under these names; a new run replaces all of them, so that none is mistaken for its
+# own.
 RESULTS = (
     FILE_NAME,
     "findings.gpkg",

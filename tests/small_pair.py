@@ -97,7 +97,7 @@ def frame(shapes: Sequence[shapely.Geometry], **columns: Any) -> gpd.GeoDataFram
 
 
 def plan_layers() -> dict[str, gpd.GeoDataFrame]:
-    """Return the layers of the plan: basic farmland around two sites, a permit, a red line, a village in the boundary."""
+    """Return the plan's layers: basic farmland around two sites, a permit, a red line, a village in the boundary."""
     left, top = TRANSFORM @ (0, 0)
     right, bottom = TRANSFORM @ (SIDE, SIDE)
     village = box_of("village", grow=60)
@@ -114,7 +114,9 @@ def plan_layers() -> dict[str, gpd.GeoDataFrame]:
 def write_plan(path: Path, layers: dict[str, gpd.GeoDataFrame] | None = None) -> Path:
     """Write layers into one GeoPackage."""
     for name, layer in (layers or plan_layers()).items():
-        pyogrio.write_dataframe(layer, path, layer=name, driver="GPKG", geometry_type="MultiPolygon", promote_to_multi=True)
+        pyogrio.write_dataframe(
+            layer, path, layer=name, driver="GPKG", geometry_type="MultiPolygon", promote_to_multi=True
+        )
     return path
 
 

@@ -43,6 +43,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 def main(config: DictConfig) -> None:
     """Train with the composed configuration and print the summary as JSON."""
     try:
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise UsageError(f"configuration 'train': give {', '.join(f'{key}=…' for key in missing)}")
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         plain.pop("experiment", None)
         summary = run(plain)

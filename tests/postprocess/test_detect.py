@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import geopandas as gpd
@@ -11,12 +12,13 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
+from affine import Affine
 from pyproj import Geod
-from rasterio.warp import Resampling, calculate_default_transform, reproject
+from rasterio.warp import Resampling, reproject, transform_bounds
 
 CGCS2000 = Geod(a=6378137, rf=298.257222101)
 # docs/pairs.md, "One grid": what AFTER in another CRS may change.
-LEAST_IOU, AREA_TOLERANCE = 0.80, 0.15
+LEAST_IOU, AREA_TOLERANCE = 0.95, 0.05
 
 
 def record_of(folder):
@@ -100,9 +102,9 @@ def test_rasters_are_as_the_contract_says(earlier_run, small):
 def to_utm(source, target):
     """Reproject an image to UTM zone 50, 2 degrees off its central meridian, by GDAL's own warper."""
     with rasterio.open(source) as image:
-        transform, width, height = calculate_default_transform(
-            image.crs, "EPSG:32650", image.width, image.height, *image.bounds, resolution=10
-        )
+        west, south, east, north = transform_bounds(image.crs, "EPSG:32650", *image.bounds)
+        transform = Affine(10, 0, west, 0, -10, north)
+        width, height = math.ceil((east - west) / 10), math.ceil((north - south) / 10)
         profile = image.profile | {"crs": "EPSG:32650", "transform": transform, "width": width, "height": height}
         values = np.zeros((image.count, height, width), image.dtypes[0])
         reproject(
@@ -128,7 +130,7 @@ def test_after_in_utm_gives_the_same_findings(pair, small, tmp_path, earlier_run
         assert list(same["status"]) == [row.status]
         other = same.iloc[0]
         iou = other.geometry.intersection(row.geometry).area / other.geometry.union(row.geometry).area
-        assert iou >= LEAST_IOU
+        assert iou >= LEAST_IOU, row.rule_id
         assert other["overlap_m2"] == pytest.approx(row.overlap_m2, rel=AREA_TOLERANCE)
 
 
@@ -175,11 +177,13 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("values", "says"), CHANGES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("values", "says"), CHANGES, ids=str)
 def test_check_refuses_bad_changes(pair, small, tmp_path, earlier_run, values, says):
     changes = small.findings(earlier_run, "changes").assign(**values)
     pyogrio.write_dataframe(changes, tmp_path / "changes.gpkg")
-    result = pair.tuban("check", tmp_path / "changes.gpkg", "--plan", pair.folder / "plan.gpkg", "--out", tmp_path / "out")
+    result = pair.tuban(
+        "check", tmp_path / "changes.gpkg", "--plan", pair.folder / "plan.gpkg", "--out", tmp_path / "out"
+    )
     assert result.code == 1
     assert says in result.error
     assert not (tmp_path / "out").exists()
@@ -187,7 +191,7 @@ def test_check_refuses_bad_changes(pair, small, tmp_path, earlier_run, values, s
 
 @pytest.mark.parametrize(("name", "says"), [("gone.gpkg", "no such file"), ("plain.gpkg", "to_class")])
 def test_check_refuses_what_are_no_changes(pair, small, tmp_path, name, says):
-    pyogrio.write_dataframe(small.frame([shapely.box(0, 0, 1, 1)]), tmp_path / "plain.gpkg")
+    pyogrio.write_dataframe(small.frame([small.box_of("outside")]), tmp_path / "plain.gpkg")
     result = pair.tuban("check", tmp_path / name, "--plan", pair.folder / "plan.gpkg", "--out", tmp_path / "out")
     assert result.code == 1
     assert says in result.error
@@ -273,7 +277,7 @@ def test_the_installed_model_is_chosen_and_named(pair, small, tmp_path):
     result = pair.tuban("detect", *images, "--out", tmp_path / "out", "--plan", plan, "--json", *small.QUICK)
     assert result.code == 0, result.err
     assert result.record["model"]["name"] == "s2-change"
-    assert result.record["model"]["id"] in {*small.findings(tmp_path / "out")["model_id"], result.record["model"]["id"]}
+    assert set(small.findings(tmp_path / "out")["model_id"]) <= {result.record["model"]["id"]}
     assert pair.tuban("audit", "verify", tmp_path / "out").code == 0
 
 
@@ -286,7 +290,9 @@ def drawn_plan(small, image, folder):
     layers = {
         "YJJBNTTB": gpd.GeoDataFrame({"BSM": ["1"]}, geometry=[shapely.box(left, bottom, middle, top)], crs=crs),
         "DLTB": gpd.GeoDataFrame(
-            {"BSM": ["1"], "DLBM": ["0103"], "DLMC": ["旱地"]}, geometry=[shapely.box(left, bottom, right, top)], crs=crs
+            {"BSM": ["1"], "DLBM": ["0103"], "DLMC": ["旱地"]},
+            geometry=[shapely.box(left, bottom, right, top)],
+            crs=crs,
         ),
     }
     return small.write_plan(folder / "plan.gpkg", layers)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +10,9 @@ from affine import Affine
 
 from tuban.data.oscd import IGNORE, City
 from tuban.training.settings import SENTINEL2
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def make_city(name: str = "here", height: int = 96, width: int = 80, *, seed: int = 0, labelled: bool = True) -> City:
