@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,9 @@ def bootstrap(
     return float(low), float(high)
 
 
-def objects(changed: NDArray[np.bool_], label: NDArray[np.uint8], *, min_pixels: int = 20) -> dict[str, int]:
+def objects(
+    changed: NDArray[np.bool_], label: NDArray[np.uint8], *, min_pixels: int = 20, below: float = math.inf
+) -> dict[str, int]:
     """Count objects found and objects that are right, 8-connected.
 
     A labelled object of at least `min_pixels` is found when at least a quarter of its pixels are called changed;
@@ -118,6 +121,7 @@ def objects(changed: NDArray[np.bool_], label: NDArray[np.uint8], *, min_pixels:
         changed: `(h, w)` what was called changed.
         label: `(h, w)` 0, 1 or 255 unknown; unknown pixels count for neither.
         min_pixels: smallest object that counts; 20 pixels of 10 m are 2,000 m².
+        below: objects of this many pixels and more do not count.
 
     Returns:
         `truth`, `found`, `called`, `right`.
@@ -129,7 +133,7 @@ def objects(changed: NDArray[np.bool_], label: NDArray[np.uint8], *, min_pixels:
         numbered, count = ndimage.label(objects, structure=eight)
         size = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
         shared = np.bincount(numbered[other], minlength=count + 1)[1:]
-        large = size >= min_pixels
+        large = (size >= min_pixels) & (size < below)
         return int(large.sum()), int((large & (shared >= 0.25 * size)).sum())
 
     truth, found = hits(label == 1, changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,8 @@ FOLDS: dict[str, tuple[str, ...]] = {
     "beirut": ("beirut",),
     "west": ("cupertino", "nantes", "rennes", "bordeaux"),
 }
+# Size classes of labelled objects, pixels of 100 m²: from, below.
+SIZES = ((1, 4), (4, 10), (10, 20), (20, 50), (50, math.inf))
 NEIGHBOURS: dict[str, tuple[str, ...]] = {"paris": ("saclay_w",)}
 
 
@@ -69,6 +72,7 @@ def report(folder: Path) -> dict[str, Any]:
         "network": _measure(network, thresholds),
         "difference_baseline": _measure(baseline, _thresholds(baseline, fold_of)),
         "objects": _objects(calibrated, labels, thresholds),
+        "recall_by_size_m2": _recall_by_size(calibrated, labels, thresholds),
         "landcover_agreement": _landcover(folder, names),
         "calibration": {"slope": round(slope, 4), "intercept": round(intercept, 4)},
         "threshold": round(best_threshold(final) / BINS, 4),
@@ -193,6 +197,21 @@ def _objects(
         "recall": round(total["found"] / max(total["truth"], 1), 4),
         "precision": round(total["right"] / max(total["called"], 1), 4),
     }
+
+
+def _recall_by_size(
+    scores: Mapping[str, NDArray[Any]],
+    labels: Mapping[str, NDArray[np.uint8]],
+    thresholds: Mapping[str, int],
+) -> dict[str, dict[str, float]]:
+    """Return how many labelled objects of each size class were found, sizes in m² of 10 m pixels."""
+    result = {}
+    for low, high in SIZES:
+        counted = [objects(s >= thresholds[n] / BINS, labels[n], min_pixels=low, below=high) for n, s in scores.items()]
+        truth, found = (sum(count[key] for count in counted) for key in ("truth", "found"))
+        name = f"{100 * low}-{100 * high:.0f}" if high < math.inf else f"{100 * low}+"
+        result[name] = {"truth": truth, "found": found, "recall": round(found / max(truth, 1), 4)}
+    return result
 
 
 def _landcover(folder: Path, names: Sequence[str], minimum: int = 153) -> dict[str, Any]:

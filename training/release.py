@@ -72,6 +72,7 @@ def metrics(measured: dict[str, Any]) -> dict[str, Any]:
         **{f"baseline_{key}": baseline[key] for key in shared},
         "object_recall": measured["objects"]["recall"],
         "object_precision": measured["objects"]["precision"],
+        "recall_by_size_m2": measured["recall_by_size_m2"],
         "landcover_agreement": measured["landcover_agreement"]["overall"],
     }
 

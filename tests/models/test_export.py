@@ -24,6 +24,7 @@ FACTS: dict[str, Any] = {
     "metrics": {
         "method": "none",
         "landcover_agreement": 0.1,
+        "recall_by_size_m2": {"2000+": {"truth": 3, "found": 1, "recall": 0.33}},
         "f1_95": [0, 1],
         "baseline_f1_95": [0, 1],
         "places": {"here": {"f1": 0.1, "precision": 0.1, "recall": 0.1, "auc": 0.1}},

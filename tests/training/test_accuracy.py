@@ -78,6 +78,15 @@ def test_objects():
     assert objects(called, label) == {"truth": 2, "found": 1, "called": 1, "right": 0}
 
 
+def test_size_classes_partition_the_objects():
+    rng = np.random.default_rng(0)
+    label = (rng.random((60, 60)) < 0.3).astype(np.uint8)
+    called = rng.random((60, 60)) < 0.3
+    parts = [objects(called, label, min_pixels=low, below=high) for low, high in ((1, 4), (4, 20), (20, np.inf))]
+    whole = objects(called, label, min_pixels=1)
+    assert {key: sum(part[key] for part in parts) for key in whole} == whole
+
+
 @settings(max_examples=50, deadline=None)
 @given(arrays(bool, (12, 12)), st.integers(1, 6))
 def test_a_perfect_map_finds_everything(mask, smallest):
