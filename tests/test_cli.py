@@ -133,7 +133,9 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "says"), OPTIONS, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None)
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"), OPTIONS, ids=lambda value: " ".join(value) if isinstance(value, tuple) else None
+)
 def test_bad_option_is_refused(pair, small, out, arguments, code, says):
     was = small.contents(out)
     result = pair.detect(out, *arguments)
@@ -150,7 +152,10 @@ def test_unknown_option_and_command_are_usage_errors(pair, out):
 
 def test_one_band_where_ten_are_needed_names_what_is_missing(pair, small, tmp_path, out):
     was = small.contents(out)
-    images = [small.write_image(tmp_path / f"{n}.tif", v[:1], bands=("B04",)) for n, v in zip("ab", small.pixels(), strict=True)]
+    images = [
+        small.write_image(tmp_path / f"{n}.tif", v[:1], bands=("B04",))
+        for n, v in zip("ab", small.pixels(), strict=True)
+    ]
     result = pair.tuban("detect", *images, "--out", out)
     assert result.code == 2
     assert "s2-change" in result.error
@@ -313,12 +318,12 @@ def _open_ring(path, layer, fid):
         # The triggers of the spatial index call functions that plain SQLite lacks.
         for (name,) in base.execute("select name from sqlite_master where type = 'trigger'").fetchall():
             base.execute(f'drop trigger "{name}"')
-        (blob,) = base.execute(f"select geom from {layer} where fid = ?", (fid,)).fetchone()
+        (blob,) = base.execute(f"select geom from {layer} where fid = ?", (fid,)).fetchone()  # noqa: S608 - our own
         head = 8 + {0: 0, 1: 32}[(blob[3] >> 1) & 7]
         ring = head + 9 + 9  # multipolygon: order, type, count; polygon: order, type, rings
         (count,) = struct.unpack_from("<I", blob, ring)
         broken = blob[:ring] + struct.pack("<I", count - 1) + blob[ring + 4 : ring + 4 + 16 * (count - 1)]
-        base.execute(f"update {layer} set geom = ? where fid = ?", (broken, fid))
+        base.execute(f"update {layer} set geom = ? where fid = ?", (broken, fid))  # noqa: S608 - our own
     base.close()
 
 
