@@ -120,7 +120,7 @@ def apart(places: Sequence[tuple[float, float]], width: float) -> list[tuple[flo
 
     Example:
         >>> apart([(50.0, 50.0), (50.0, 50.0), (90.0, 50.0)], 200)
-        [(50.0, 50.0), (72.0, 50.0), (94.0, 50.0)]
+        [(50.0, 50.0), (72.0, 50.0), (112.0, 50.0)]
     """
     taken: list[tuple[float, float]] = []
     for left, top in places:
