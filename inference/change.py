@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tuban.errors import PairError
 from tuban.inference.backends import Backend, BackendName, Prediction, available_cores, open_backend
+from tuban.inference.background import relative
 from tuban.inference.encode import encode, raster_specs
 from tuban.inference.engine import stream
 from tuban.inference.reading import Loaded, PairReader, read_window
@@ -130,7 +131,9 @@ def predict_change(
     settings = settings or InferenceSettings()
     tile = settings.tile or bundle.tile
     plan = plan_windows(pair.height, pair.width, tile=tile, halo=bundle.halo, stride=bundle.stride)
-    backend = open_backend(settings.backend, bundle, threads=settings.threads)
+    opened = open_backend(settings.backend, bundle, threads=settings.threads)
+    with rasterio.Env(GDAL_CACHEMAX=settings.cache_mb):
+        backend, background = relative(opened, pair, bundle)
     counts = _Counts()
     threads = settings.threads or available_cores()
     with (
@@ -160,6 +163,7 @@ def predict_change(
         details={
             "model": bundle.model_id,
             "threshold": bundle.threshold,
+            "background": background,
             "windows_run": counts.windows_run,
             "windows_skipped": counts.windows_skipped,
             "plan": asdict(plan),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import minimize
 
+from tuban.data.oscd import IGNORE
 from tuban.errors import UsageError
 from tuban.training.accuracy import BINS, Histogram, best_threshold, bootstrap, objects, pool
 
@@ -29,6 +30,8 @@ FOLDS: dict[str, tuple[str, ...]] = {
 }
 # Size classes of labelled objects, pixels of 100 m²: from, below.
 SIZES = ((1, 4), (4, 10), (10, 20), (20, 50), (50, math.inf))
+# Less than a tenth of a pair changes; the score at this quantile is the level of what did not.
+BACKGROUND_QUANTILE = 0.9
 NEIGHBOURS: dict[str, tuple[str, ...]] = {"paris": ("saclay_w",)}
 
 
@@ -64,7 +67,7 @@ def report(folder: Path) -> dict[str, Any]:
     calibrated, thresholds = _held_out(logits, labels, fold_of)
     network = {name: Histogram.of(calibrated[name], labels[name]) for name in names}
     # The baseline's score is mapped to 0–1 by a fixed monotone function, which leaves every threshold metric alone.
-    baseline = {name: Histogram.of(1 - np.exp(-differences[name]), labels[name]) for name in names}
+    baseline = {name: Histogram.of(_sigmoid(4 * differences[name]), labels[name]) for name in names}
     slope, intercept = fit_platt([logits[name] for name in names], [labels[name] for name in names])
     final = pool([Histogram.of(_sigmoid(slope * logits[n] + intercept), labels[n]) for n in names])
     result = {
@@ -74,12 +77,21 @@ def report(folder: Path) -> dict[str, Any]:
         "objects": _objects(calibrated, labels, thresholds),
         "recall_by_size_m2": _recall_by_size(calibrated, labels, thresholds),
         "landcover_agreement": _landcover(folder, names),
-        "calibration": {"slope": round(slope, 4), "intercept": round(intercept, 4)},
+        "calibration": {
+            "slope": round(slope, 4),
+            "intercept": round(intercept, 4),
+            "background_quantile": BACKGROUND_QUANTILE,
+        },
         "threshold": round(best_threshold(final) / BINS, 4),
         "seconds": {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(folder.glob("*/train.json"))},
     }
     (folder / "crossval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def relative(score: NDArray[Any], label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return `score` minus its place's background, as `tuban.inference.background` takes it from a pair."""
+    return np.asarray(score - np.nanquantile(score[label != IGNORE], BACKGROUND_QUANTILE), dtype=np.float32)
 
 
 def fit_platt(logits: Sequence[NDArray[Any]], labels: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
@@ -118,9 +130,9 @@ def _load(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.u
             if not path.is_file():
                 raise UsageError(f"{path} is missing; run the cross-validation to its end first")
             with np.load(path) as stored:
-                logits[place] = stored["logit"].astype(np.float32)
                 labels[place] = stored["change"]
-                differences[place] = stored["difference"].astype(np.float32)
+                logits[place] = relative(stored["logit"].astype(np.float32), labels[place])
+                differences[place] = relative(np.log1p(stored["difference"].astype(np.float32)), labels[place])
     return logits, labels, differences
 
 

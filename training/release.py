@@ -19,8 +19,13 @@ _METHOD = (
     "Cross-validation by place in {folds} folds ({places}); every place is measured by a network that saw neither it "
     "nor its neighbours, at a threshold and a calibration chosen on the other folds. The shipped weights were then "
     "trained with the same settings on all places. Intervals: 95 % bootstrap over places. The difference image is the "
-    "root mean square of the standardised band differences of the same registered and normalised pair, at a threshold "
-    "chosen in the same way."
+    "root mean square of the standardised band differences of the same registered and normalised pair, with its "
+    "background taken off and its threshold chosen in the same way."
+)
+
+_CALIBRATION = (
+    "The score is taken relative to the pair's background (its 90 % quantile: less than a tenth of a pair changes); "
+    "Platt scaling and threshold (best pooled F1) were fitted on the held-out predictions."
 )
 
 
@@ -46,7 +51,7 @@ def release(run: Path, crossval: Path, out: Path, *, card: str) -> Bundle:
         facts["threshold"] = measured["threshold"]
         facts["calibration"] = {
             **measured["calibration"],
-            "method": "Calibration (Platt) and threshold (best pooled F1) were fitted on the held-out predictions.",
+            "method": _CALIBRATION,
         }
         parameters = sum(parameter.numel() for parameter in read_run(run).parameters())
         facts["training"] |= {

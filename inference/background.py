@@ -1,0 +1,91 @@
+"""The background of a pair: how high the network's score stands where nothing has changed.
+
+Season, haze and sensor raise the change score of a whole scene, so one threshold for all scenes means false alarms in
+one and misses in another. Most of any pair has not changed; a high quantile of its score is therefore the level of
+what did not change, and the calibration is relative to it. It is measured once per pair, before the run, on windows
+spread over the pair, so it cannot make seams and does not grow with the scene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tuban.inference.backends import Prediction
+from tuban.inference.reading import read_window
+from tuban.inference.windows import plan_windows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tuban.inference.backends import Backend
+    from tuban.inference.reading import PairReader
+    from tuban.models.bundle import Bundle
+
+_WINDOWS = 16
+_SIDE = 256
+_TINY = 1e-7
+
+
+@dataclass(frozen=True)
+class RelativeBackend:
+    """A backend whose change probability is shifted, in logits, to the pair's background.
+
+    Attributes:
+        backend: runs the network.
+        shift: is added to the logit of every change probability.
+    """
+
+    backend: Backend
+    shift: float
+
+    @property
+    def name(self) -> str:
+        """Name of the backend inside."""
+        return self.backend.name
+
+    def run(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> Prediction:
+        """Run the network and shift the change probability."""
+        result = self.backend.run(before, after)
+        change = 1 / (1 + np.exp(-(_logit(result.change) + np.float32(self.shift))))
+        return Prediction(result.landcover_before, result.landcover_after, change.astype(np.float32))
+
+
+def relative(backend: Backend, pair: PairReader, bundle: Bundle) -> tuple[Backend, dict[str, float]]:
+    """Return the backend that a bundle's calibration asks for, and what was measured.
+
+    A bundle whose calibration names no `background_quantile` is calibrated absolutely and gets its backend back.
+
+    Args:
+        backend: runs the network.
+        pair: the pair that will be run.
+        bundle: `calibration` with `intercept` and `background_quantile` (0–1).
+    """
+    quantile = bundle.calibration.get("background_quantile")
+    if quantile is None:
+        return backend, {}
+    intercept = float(str(bundle.calibration["intercept"]))
+    side = -(-_SIDE // bundle.stride) * bundle.stride
+    plan = plan_windows(pair.height, pair.width, tile=side, halo=0, stride=bundle.stride)
+    count = plan.rows * plan.cols
+    scores = []
+    for index in np.unique(np.linspace(0, count - 1, min(count, _WINDOWS)).round().astype(int)):
+        loaded = read_window(pair, bundle, plan, plan.window(int(index)))
+        if loaded.before is None or loaded.after is None:
+            continue
+        change = backend.run(loaded.before[None], loaded.after[None]).change[0]
+        height, width = loaded.valid.shape
+        scores.append(_logit(change[:height, :width][loaded.valid]))
+    if not scores:
+        # Every sampled window is nodata; the run that follows says so, or finds the little that is valid.
+        return backend, {}
+    background = float(np.quantile(np.concatenate(scores), float(str(quantile))))
+    shift = intercept - background
+    return RelativeBackend(backend, shift), {"background_logit": round(background, 4), "shift": round(shift, 4)}
+
+
+def _logit(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    clipped = np.clip(probability, _TINY, 1 - _TINY)
+    return np.asarray(np.log(clipped / (1 - clipped)), dtype=np.float32)

@@ -1,0 +1,73 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from tuban.inference.background import relative
+from tuban.inference.backends import Prediction
+
+
+class Reader:
+    """A pair of one band; AFTER minus BEFORE is the logit."""
+
+    crs = CRS.from_epsg(32650)
+    transform = Affine(10, 0, 5e5, 0, -10, 4e6)
+
+    def __init__(self, logit: np.ndarray, valid: np.ndarray | None = None) -> None:
+        self.logit, self.height, self.width = logit.astype(np.float32), *logit.shape
+        self.valid = np.ones(logit.shape, bool) if valid is None else valid
+
+    def read(self, window, names):
+        rows = slice(int(window.row_off), int(window.row_off + window.height))
+        cols = slice(int(window.col_off), int(window.col_off + window.width))
+        after = self.logit[None, rows, cols]
+        return SimpleNamespace(before=np.zeros_like(after), after=after.copy(), valid=self.valid[rows, cols])
+
+
+class Backend:
+    name = "exact"
+
+    def run(self, before, after):
+        change = 1 / (1 + np.exp(-(after - before)[:, 0].astype(np.float64)))
+        cover = np.ones((len(after), 1, *after.shape[-2:]), np.float32)
+        return Prediction(cover, cover, np.nan_to_num(change).astype(np.float32))
+
+
+def bundle(quantile: float | None) -> SimpleNamespace:
+    calibration = {"slope": 1.0, "intercept": -3.0} | ({} if quantile is None else {"background_quantile": quantile})
+    required = ("B04",)
+    return SimpleNamespace(calibration=calibration, stride=16, bands=required, required_bands=required, name="trial")
+
+
+def test_without_a_quantile_nothing_is_touched():
+    backend = Backend()
+    assert relative(backend, Reader(np.zeros((64, 64))), bundle(None)) == (backend, {})
+
+
+@pytest.mark.parametrize("haze", [-2.0, 0.0, 2.5])
+def test_a_scene_wide_level_makes_no_difference(haze):
+    rng = np.random.default_rng(0)
+    logit = rng.normal(0, 1, (300, 280))
+    logit[50:60, 50:60] += 6
+    reader = Reader(logit + haze)
+    backend, measured = relative(Backend(), reader, bundle(0.9))
+    assert measured["background_logit"] == pytest.approx(np.quantile(reader.logit, 0.9), abs=1e-3)
+    got = backend.run(np.zeros((1, 1, 300, 280), np.float32), reader.logit[None, None]).change[0]
+    expected = 1 / (1 + np.exp(-(logit - np.quantile(logit, 0.9) - 3.0)))
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+def test_invalid_pixels_do_not_count():
+    logit = np.zeros((64, 64))
+    logit[:32] = 9
+    valid = np.ones((64, 64), bool)
+    valid[:32] = False
+    assert relative(Backend(), Reader(logit, valid), bundle(0.9))[1]["background_logit"] == pytest.approx(0, abs=1e-3)
+
+
+def test_nothing_valid_leaves_the_backend():
+    backend = Backend()
+    reader = Reader(np.zeros((64, 64)), np.zeros((64, 64), bool))
+    assert relative(backend, reader, bundle(0.9)) == (backend, {})
