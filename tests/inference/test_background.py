@@ -5,8 +5,8 @@ import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from tuban.inference.background import relative
 from tuban.inference.backends import Prediction
+from tuban.inference.background import relative
 
 
 class Reader:
