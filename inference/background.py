@@ -9,6 +9,7 @@ spread over the pair, so it cannot make seams and does not grow with the scene.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,8 +71,13 @@ def relative(backend: Backend, pair: PairReader, bundle: Bundle) -> tuple[Backen
     side = -(-_SIDE // bundle.stride) * bundle.stride
     plan = plan_windows(pair.height, pair.width, tile=side, halo=0, stride=bundle.stride)
     count = plan.rows * plan.cols
-    scores = []
-    for index in np.unique(np.linspace(0, count - 1, min(count, _WINDOWS)).round().astype(int)):
+    spread = np.unique(np.linspace(0, count - 1, min(count, _WINDOWS)).round().astype(int)).tolist()
+    scores: list[NDArray[np.float32]] = []
+    others = (index for index in range(count) if index not in spread)
+    # Where every window of the sample is nodata, the first one that is not decides: no pair goes on uncalibrated.
+    for index in chain(spread, others):
+        if scores and index not in spread:
+            break
         loaded = read_window(pair, bundle, plan, plan.window(int(index)))
         if loaded.before is None or loaded.after is None:
             continue
@@ -79,11 +85,16 @@ def relative(backend: Backend, pair: PairReader, bundle: Bundle) -> tuple[Backen
         height, width = loaded.valid.shape
         scores.append(_logit(change[:height, :width][loaded.valid]))
     if not scores:
-        # Every sampled window is nodata; the run that follows says so, or finds the little that is valid.
+        # Not one pixel is valid: the run that follows refuses the pair.
         return backend, {}
-    background = float(np.quantile(np.concatenate(scores), float(str(quantile))))
+    values = np.concatenate(scores)
+    background = float(np.quantile(values, float(str(quantile))))
     shift = intercept - background
-    return RelativeBackend(backend, shift), {"background_logit": round(background, 4), "shift": round(shift, 4)}
+    return RelativeBackend(backend, shift), {
+        "background_logit": round(background, 4),
+        "shift": round(shift, 4),
+        "pixels": len(values),
+    }
 
 
 def _logit(probability: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -162,7 +162,9 @@ def _stages(encoder: Any, depth: int) -> int:
 
 
 class Deployed(nn.Module):
-    """The network as it is exported: probabilities instead of logits, change calibrated.
+    """The network as it is exported: probabilities instead of logits, change with Platt scaling.
+
+    A bundle with a `background_quantile` is calibrated relative to the pair (`tuban.inference.background`).
 
     Attributes:
         slope: Platt scaling of the change logit, `sigmoid(slope * logit + intercept)`.

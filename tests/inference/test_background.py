@@ -71,3 +71,12 @@ def test_nothing_valid_leaves_the_backend():
     backend = Backend()
     reader = Reader(np.zeros((64, 64)), np.zeros((64, 64), bool))
     assert relative(backend, reader, bundle(0.9)) == (backend, {})
+
+
+def test_a_little_that_the_sample_misses_still_decides():
+    logit = np.full((2048, 2048), 2.0, dtype=np.float32)
+    valid = np.zeros(logit.shape, bool)
+    valid[300:310, 600:610] = True
+    measured = relative(Backend(), Reader(logit, valid), bundle(0.9))[1]
+    assert measured["pixels"] == 100
+    assert measured["background_logit"] == pytest.approx(2, abs=1e-3)
