@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results" / "inference.md"
 BARE_TILE = 512
+OUTPUTS = ("landcover_before", "landcover_after", "change")
 # ru_maxrss is in kB on Linux and in bytes on macOS.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -79,7 +80,8 @@ def write_pair(folder: Path, size: int, bands: int) -> None:
 
 def whole(bundle: str, folder: Path, tile: int | None) -> dict[str, Any]:
     """Run everything once; called in a fresh process."""
-    from tuban.inference.change import InferenceSettings, predict_change
+    from tuban.inference.change import predict_change
+from tuban.inference.settings import InferenceSettings
     from tuban.models.bundle import resolve
 
     result = predict_change(FilePair(folder), resolve(bundle), folder / "out", settings=InferenceSettings(tile=tile))
@@ -101,7 +103,7 @@ def bare(bundle: str, folder: Path) -> dict[str, Any]:
         for col in range(0, pair.width, BARE_TILE):
             data = pair.read(Window(col, row, BARE_TILE, BARE_TILE), model.bands)
             started = time.perf_counter()
-            backend.run(data.before[None], data.after[None])
+            backend.run({"before": data.before[None], "after": data.after[None]}, OUTPUTS)
             seconds += time.perf_counter() - started
     return {"seconds": seconds}
 

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tuban.inference.backends import Prediction
 from tuban.inference.reading import read_window
 from tuban.inference.windows import plan_windows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from tuban.inference.backends import Backend
-    from tuban.inference.reading import PairReader
+    from tuban.inference.backends import Backend, Feeds, Outputs
+    from tuban.inference.reading import PixelReader
     from tuban.models.bundle import Bundle
 
 _WINDOWS = 16
@@ -47,26 +48,38 @@ class RelativeBackend:
         """Name of the backend inside."""
         return self.backend.name
 
-    def run(self, before: NDArray[np.float32], after: NDArray[np.float32]) -> Prediction:
+    @property
+    def notes(self) -> Sequence[str]:
+        """Notes of the backend inside."""
+        return self.backend.notes
+
+    def run(self, feeds: Feeds, wanted: Sequence[str]) -> Outputs:
         """Run the network and shift the change probability."""
-        result = self.backend.run(before, after)
-        change = 1 / (1 + np.exp(-(_logit(result.change) + np.float32(self.shift))))
-        return Prediction(result.landcover_before, result.landcover_after, change.astype(np.float32))
+        made = self.backend.run(feeds, wanted)
+        if "change" in made:
+            shifted = 1 / (1 + np.exp(-(_logit(made["change"]) + np.float32(self.shift))))
+            made["change"] = shifted.astype(np.float32)
+        return made
 
 
-def relative(backend: Backend, pair: PairReader, bundle: Bundle) -> tuple[Backend, dict[str, float]]:
-    """Return the backend that a bundle's calibration asks for, and what was measured.
-
-    A bundle whose calibration names no `background_quantile` is calibrated absolutely and gets its backend back.
+def measure_background(
+    backend: Backend, pair: PixelReader, bundle: Bundle, *, keep_going: bool = False
+) -> dict[str, float]:
+    """Measure what a bundle's calibration is relative to.
 
     Args:
         backend: runs the network.
         pair: the pair that will be run.
         bundle: `calibration` with `intercept` and `background_quantile` (0–1).
+        keep_going: pass over what cannot be read instead of raising.
+
+    Returns:
+        `background_logit`, `shift` (to be added to every logit) and `pixels`, JSON-ready; empty where the bundle is
+        calibrated absolutely, or no pixel is valid (the run that follows refuses such a pair).
     """
     quantile = bundle.calibration.get("background_quantile")
     if quantile is None:
-        return backend, {}
+        return {}
     intercept = float(str(bundle.calibration["intercept"]))
     side = -(-_SIDE // bundle.stride) * bundle.stride
     plan = plan_windows(pair.height, pair.width, tile=side, halo=0, stride=bundle.stride)
@@ -78,21 +91,21 @@ def relative(backend: Backend, pair: PairReader, bundle: Bundle) -> tuple[Backen
     for index in chain(spread, others):
         if scores and index not in spread:
             break
-        loaded = read_window(pair, bundle, plan, plan.window(int(index)))
-        if loaded.before is None or loaded.after is None:
+        loaded = read_window(pair, bundle, plan, plan.window(int(index)), keep_going=keep_going)
+        if not loaded.images:
             continue
-        change = backend.run(loaded.before[None], loaded.after[None]).change[0]
+        feeds = {name: image[None] for name, image in loaded.images.items()}
+        change = backend.run(feeds, ["change"])["change"][0]
         height, width = loaded.valid.shape
         scores.append(_logit(change[:height, :width][loaded.valid]))
     if not scores:
-        # Not one pixel is valid: the run that follows refuses the pair.
-        return backend, {}
+        return {}
     values = np.concatenate(scores)
     background = float(np.quantile(values, float(str(quantile))))
-    shift = intercept - background
-    return RelativeBackend(backend, shift), {
+    # What is recorded is what is applied, so that a run can be repeated from its record.
+    return {
         "background_logit": round(background, 4),
-        "shift": round(shift, 4),
+        "shift": round(intercept - background, 4),
         "pixels": len(values),
     }
 

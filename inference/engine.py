@@ -1,7 +1,7 @@
-"""The streaming loop: a thread reads ahead, the model runs, a thread writes behind, and memory stays bounded.
+"""The streaming loop: a thread reads ahead, the model runs, a thread finishes behind, and memory stays bounded.
 
 Queues here are bounded deques of futures. Nothing ever blocks on a full queue whose other end has died: an error in
-the reader or writer is raised in the loop before the next batch is run, and pending work is cancelled.
+the reader or finisher is raised in the loop before the next batch is run, and pending work is cancelled.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,23 +17,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 Made = TypeVar("Made")
-
-
-class _WriteBehind(Generic[Made]):
-    """Hands results to one thread, at most `depth` at a time."""
-
-    def __init__(self, pool: ThreadPoolExecutor, write: Callable[[Made], None], depth: int) -> None:
-        self._pool, self._write, self._depth = pool, write, depth
-        self._pending: deque[Future[None]] = deque()
-
-    def put(self, result: Made) -> None:
-        self._pending.append(self._pool.submit(self._write, result))
-        self.settle(self._depth)
-
-    def settle(self, depth: int) -> None:
-        """Raise what has failed, and wait until no more than `depth` results are pending."""
-        while self._pending and (len(self._pending) > depth or self._pending[0].done()):
-            self._pending.popleft().result()
+Done = TypeVar("Done")
 
 
 @contextmanager
@@ -63,24 +47,30 @@ def stream(
     *,
     read: Callable[[Item], Loaded],
     run: Callable[[Loaded], Made],
-    write: Callable[[Made], None],
+    finish: Callable[[Made], Done],
     depth: int,
-) -> None:
-    """Read, run and write `items` in order, the three at the same time.
+) -> Iterator[Done]:
+    """Read, run and finish `items`, the three at the same time; yield what comes of them in order.
 
     Args:
         items: what to do; consumed lazily.
         read: called in the reader thread, for one item at a time.
-        run: called in the calling thread.
-        write: called in the writer thread, in the order of `items`.
-        depth: items read ahead and results not yet written, at most; bounds the memory.
+        run: called in the thread of the consumer.
+        finish: called in the finisher thread, in the order of `items`.
+        depth: items read ahead and results not yet finished, at most; bounds the memory.
 
     Raises:
-        BaseException: whatever `read`, `run` or `write` raises first, unchanged.
+        BaseException: whatever `read`, `run` or `finish` raises first, unchanged.
     """
-    with _thread("reader") as reader, _thread("writer") as writer:
-        behind = _WriteBehind(writer, write, depth)
+    with _thread("reader") as reader, _thread("finisher") as finisher:
+        behind: deque[Future[Done]] = deque()
         for loaded in _read_ahead(reader, read, items, depth):
-            behind.settle(depth)
-            behind.put(run(loaded))
-        behind.settle(0)
+            # What is finished goes out before the next batch is run, so that it is on disk and an error is heard.
+            while behind and behind[0].done():
+                yield behind.popleft().result()
+            behind.append(finisher.submit(finish, run(loaded)))
+            del loaded
+            while len(behind) > depth:
+                yield behind.popleft().result()
+        while behind:
+            yield behind.popleft().result()

@@ -1,13 +1,14 @@
-"""Reads windows of a pair as the network wants them: with a reflected halo, invalid pixels as NaN."""
+"""Reads windows as the network wants them: with a reflected halo, invalid pixels as NaN, damage confined."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from rasterio.windows import Window
 
-from tuban.errors import ModelError
+from tuban.errors import ModelError, ReadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,25 +20,14 @@ if TYPE_CHECKING:
     from tuban.inference.windows import CoreWindow, WindowPlan
     from tuban.models.bundle import Bundle
 
-
-class PairData(Protocol):
-    """One window of a pair: values `(bands, h, w)` float32, and which pixels are valid at both dates `(h, w)`."""
-
-    @property
-    def before(self) -> NDArray[np.float32]:
-        """Values of the first date."""
-
-    @property
-    def after(self) -> NDArray[np.float32]:
-        """Values of the second date."""
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """True where both dates hold a value."""
+# What cannot be read is confined to blocks of this many pixels a side.
+SALVAGE_BLOCK = 256
+# A file that is gone or a server that stalls fails at every block; after so many in one window the rest is given up.
+SALVAGE_LIMIT = 4
 
 
-class PairReader(Protocol):
-    """What inference needs of `tuban.data.pair.Pair`. `read` is only ever called from one thread at a time."""
+class PixelReader(Protocol):
+    """What inference needs of a scene or of a pair. `read` is only ever called from one thread at a time."""
 
     @property
     def height(self) -> int:
@@ -55,50 +45,146 @@ class PairReader(Protocol):
     def transform(self) -> Affine:
         """Affine transform of the grid."""
 
-    def read(self, window: Window, names: Sequence[str]) -> PairData:
-        """Read a window inside the pair; a band that a scene lacks is NaN everywhere."""
+    def read(self, window: Window, names: Sequence[str]) -> Any:
+        """Read a window inside the grid.
+
+        Returns:
+            An object whose attributes are the network's inputs (`before` and `after`, or `image`), float32
+            `(bands, h, w)`, a missing band NaN everywhere; `valid`, bool `(h, w)`, which pixels may hold a result;
+            and perhaps `unseen`, bool `(h, w)`, which hold data that a cloud mask hides (never `valid`).
+        """
+
+
+class Damage(NamedTuple):
+    """A block that could not be read: its place in pixels of the grid, and why."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+    reason: str
 
 
 class Loaded(NamedTuple):
-    """A window ready for the network; `before` and `after` are None where no pixel of the core is valid."""
+    """A window ready for the network; `images` is empty where no pixel of the core is valid."""
 
     window: CoreWindow
     valid: NDArray[np.bool_]
-    before: NDArray[np.float32] | None
-    after: NDArray[np.float32] | None
+    images: dict[str, NDArray[np.float32]]
+    unseen_px: int = 0
+    damage: tuple[Damage, ...] = ()
 
 
-def read_window(pair: PairReader, bundle: Bundle, plan: WindowPlan, window: CoreWindow) -> Loaded:
-    """Read a window with its halo, reflected where it reaches outside, invalid pixels as NaN."""
+class _Pixels(NamedTuple):
+    images: dict[str, NDArray[np.float32]]
+    valid: NDArray[np.bool_]
+    unseen: NDArray[np.bool_] | None
+    damage: tuple[Damage, ...] = ()
+
+
+def read_window(
+    source: PixelReader,
+    bundle: Bundle,
+    plan: WindowPlan,
+    window: CoreWindow,
+    *,
+    inputs: Sequence[str] = ("before", "after"),
+    keep_going: bool = False,
+) -> Loaded:
+    """Read a window with its halo, reflected where it reaches outside, invalid pixels as NaN.
+
+    Args:
+        source: the scene or pair.
+        bundle: names the bands.
+        plan: knows the halo.
+        window: whose core is wanted.
+        inputs: attributes of what the source reads: the network's inputs.
+        keep_going: make invalid what cannot be read, and say so, instead of raising.
+
+    Raises:
+        ModelError: a band that the model requires is missing.
+        ReadError: the source is damaged there.
+    """
     rows, cols = plan.source_rows(window), plan.source_cols(window)
     top, left = int(rows.min()), int(cols.min())
-    source = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
-    data = pair.read(source, bundle.bands)
-    core_valid = data.valid[
+    area = Window(left, top, int(cols.max()) - left + 1, int(rows.max()) - top + 1)
+    try:
+        data = _pixels(source.read(area, bundle.bands), inputs)
+    except ReadError as error:
+        if not keep_going:
+            raise
+        data = _salvage(source, bundle, area, inputs, error)
+    core = np.s_[
         window.row - top : window.row - top + window.height, window.col - left : window.col - left + window.width
-    ].copy()
-    if not core_valid.any():
-        return Loaded(window, core_valid, None, None)
-    _check_required(data, bundle, window)
-    rows, cols = rows - top, cols - left
-    invalid = ~data.valid[rows[:, None], cols]
-    before, after = (_fed(values, rows, cols, invalid) for values in (data.before, data.after))
-    return Loaded(window, core_valid, before, after)
+    ]
+    valid = data.valid[core].copy()
+    unseen = 0 if data.unseen is None else int(np.count_nonzero(data.unseen[core]))
+    if not valid.any():
+        return Loaded(window, valid, {}, unseen, data.damage)
+    if not data.damage:
+        _check_required(data, bundle, window)
+    invalid = ~_placed(data.valid, rows - top, cols - left)
+    images = {}
+    for name in inputs:
+        fed = np.ascontiguousarray(_placed(data.images[name], rows - top, cols - left), dtype=np.float32)
+        fed[:, invalid] = np.nan
+        images[name] = fed
+    return Loaded(window, valid, images, unseen, data.damage)
 
 
-def _fed(
-    values: NDArray[np.float32], rows: NDArray[np.intp], cols: NDArray[np.intp], invalid: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def _pixels(read: Any, inputs: Sequence[str]) -> _Pixels:
+    return _Pixels({name: getattr(read, name) for name in inputs}, read.valid, getattr(read, "unseen", None))
+
+
+def _placed(values: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[Any]:
+    """Return `values[..., rows, cols]`; inside a scene that is the array itself, without a copy."""
+    height, width = values.shape[-2:]
+    if len(rows) == height and len(cols) == width and rows[0] < rows[-1] and cols[0] < cols[-1]:
+        straight = (np.diff(rows) == 1).all() and (np.diff(cols) == 1).all()
+        if straight:
+            return values
     # `take` along one axis after the other is several times faster than one fancy index of both.
-    fed = np.ascontiguousarray(values.take(rows, axis=1).take(cols, axis=2), dtype=np.float32)
-    fed[:, invalid] = np.nan
-    return fed
+    return values.take(rows, axis=-2).take(cols, axis=-1)
 
 
-def _check_required(data: PairData, bundle: Bundle, window: CoreWindow) -> None:
+def _salvage(source: PixelReader, bundle: Bundle, area: Window, inputs: Sequence[str], error: ReadError) -> _Pixels:
+    """Read what can be read of `area`, block by block; the rest is invalid and listed."""
+    shape = (int(area.height), int(area.width))
+    images = {name: np.full((len(bundle.bands), *shape), np.nan, np.float32) for name in inputs}
+    valid, unseen = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    damage: list[Damage] = []
+    top, left = int(area.row_off), int(area.col_off)
+    reason = str(error)
+    for row in _steps(top, top + shape[0]):
+        for col in _steps(left, left + shape[1]):
+            block = Window(col[0], row[0], col[1] - col[0], row[1] - row[0])
+            if len(damage) < SALVAGE_LIMIT:
+                try:
+                    read = _pixels(source.read(block, bundle.bands), inputs)
+                except ReadError as again:
+                    reason = str(again)
+                else:
+                    place = np.s_[row[0] - top : row[1] - top, col[0] - left : col[1] - left]
+                    for name in inputs:
+                        images[name][:, *place] = read.images[name]
+                    valid[place] = read.valid
+                    if read.unseen is not None:
+                        unseen[place] = read.unseen
+                    continue
+            damage.append(Damage(row[0], col[0], int(block.height), int(block.width), reason))
+    return _Pixels(images, valid, unseen, tuple(damage))
+
+
+def _steps(start: int, stop: int) -> list[tuple[int, int]]:
+    """Cut an axis at multiples of the block, so that the same pixels are given up whatever the window."""
+    cuts = [start, *range((start // SALVAGE_BLOCK + 1) * SALVAGE_BLOCK, stop, SALVAGE_BLOCK), stop]
+    return list(itertools.pairwise(cuts))
+
+
+def _check_required(data: _Pixels, bundle: Bundle, window: CoreWindow) -> None:
     """Refuse a scene that lacks a band the model needs: a valid pixel is NaN only in a band that is not there."""
     row, col = divmod(int(data.valid.argmax()), data.valid.shape[1])
-    for date, values in (("before", data.before), ("after", data.after)):
+    for date, values in data.images.items():
         lacking = [
             name
             for name, value in zip(bundle.bands, values[:, row, col], strict=True)

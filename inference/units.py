@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rasterio.crs import CRS
 
-    from tuban.inference.reading import PairReader
+    from tuban.inference.reading import PixelReader
     from tuban.models.bundle import Bundle
 
 _SAMPLE_WINDOWS = 16
@@ -31,11 +31,12 @@ _NORMAL_IQR = 1.349  # interquartile range of a normal distribution in standard 
 
 
 class RescaledWindow(NamedTuple):
-    """A window in the model's units: `(bands, height, width)` float32 and validity `(height, width)`."""
+    """A window in the model's units: `(bands, height, width)` float32, and `(height, width)` as the pair says."""
 
     before: NDArray[np.float32]
     after: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    unseen: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class RescaledPair:
         offset: per band name, is added after the gain.
     """
 
-    pair: PairReader
+    pair: PixelReader
     gain: dict[str, float]
     offset: dict[str, float]
 
@@ -75,12 +76,23 @@ class RescaledPair:
     def read(self, window: Window, names: Sequence[str]) -> RescaledWindow:
         """Read both dates in the model's units; a missing band stays NaN."""
         read = self.pair.read(window, names)
-        gain = np.array([self.gain.get(name, np.nan) for name in names], dtype=np.float32).reshape(-1, 1, 1)
-        offset = np.array([self.offset.get(name, np.nan) for name in names], dtype=np.float32).reshape(-1, 1, 1)
-        return RescaledWindow(read.before * gain + offset, read.after * gain + offset, read.valid)
+        return RescaledWindow(
+            self._mapped(read.before, names),
+            self._mapped(read.after, names),
+            read.valid,
+            getattr(read, "unseen", None),
+        )
+
+    def _mapped(self, values: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+        mapped = np.empty_like(values)
+        for band, name in enumerate(names):
+            # In double precision: a narrow spread far from 0 would drown in the rounding of gain times value.
+            gain, offset = self.gain.get(name, np.nan), self.offset.get(name, np.nan)
+            mapped[band] = values[band].astype(np.float64) * gain + offset
+        return mapped
 
 
-def rescale(pair: PairReader, bundle: Bundle) -> RescaledPair:
+def rescale(pair: PixelReader, bundle: Bundle) -> RescaledPair:
     """Map the median and interquartile range of BEFORE, band by band, onto the bundle's training statistics.
 
     Args:

@@ -104,6 +104,22 @@ class WindowPlan:
             index, row, col, min(self.core_height, self.height - row), min(self.core_width, self.width - col)
         )
 
+    def groups(self, batch: int) -> int:
+        """Return how many batches of `batch` windows the plan makes; none crosses a row of windows."""
+        return self.rows * -(-self.cols // batch)
+
+    def group(self, index: int, batch: int) -> tuple[CoreWindow, ...]:
+        """Return the windows of one batch; they depend on nothing but the plan, so a run may begin anywhere.
+
+        Raises:
+            IndexError: `index` is not in 0 … groups(batch) - 1.
+        """
+        if not 0 <= index < self.groups(batch):
+            raise IndexError(f"batch {index} of {self.groups(batch)}")
+        row, place = divmod(index, -(-self.cols // batch))
+        first = row * self.cols + place * batch
+        return tuple(self.window(one) for one in range(first, min(first + batch, (row + 1) * self.cols)))
+
     def source_rows(self, window: CoreWindow) -> NDArray[np.intp]:
         """Return for each row the network is fed the row of the raster it comes from."""
         return reflected(window.row - self.halo, self.input_shape[0], self.height, self.halo)

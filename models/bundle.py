@@ -45,6 +45,8 @@ class BundleSpec(BaseModel):
         change_to_classes: what a change may have become; the likeliest of these is a change's `to_class`.
         tile: side in pixels of the square the network is fed, its halo included.
         halo: pixels at each side of the tile whose output is discarded.
+        receptive_reach: how far the network sees, in pixels; a halo at least as large makes tiles agree exactly.
+            None: not measured; the halo is then taken for it.
         stride: origins and sizes of what is fed are multiples of this many pixels.
         threshold: calibrated probability from which a pixel counts as changed.
         calibration: how probabilities were calibrated, and on what.
@@ -67,6 +69,7 @@ class BundleSpec(BaseModel):
     change_to_classes: tuple[Positive, ...]
     tile: Positive
     halo: Annotated[int, Field(ge=0)]
+    receptive_reach: Annotated[int, Field(ge=0)] | None = None
     stride: Positive
     threshold: Annotated[float, Field(gt=0, lt=1)]
     calibration: dict[str, JsonValue] = Field(default_factory=dict)
@@ -104,6 +107,12 @@ class Bundle(BundleSpec):
     path: Path
     weights_sha256: str
     onnx_sha256: str
+
+    @property
+    def reach(self) -> int:
+        """Smallest halo with which tiles agree exactly, a multiple of the stride."""
+        measured = self.halo if self.receptive_reach is None else self.receptive_reach
+        return -(-measured // self.stride) * self.stride
 
     @property
     def model_id(self) -> str:

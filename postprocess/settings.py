@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tuban.data.pair import PairSettings
 from tuban.data.vector import VectorSettings
-from tuban.inference.change import InferenceSettings
+from tuban.inference.settings import InferenceSettings
 from tuban.postprocess.changes import ChangeSettings
 from tuban.postprocess.check import CheckSettings
 from tuban.postprocess.report import ReportSettings

@@ -14,7 +14,8 @@ from rasterio.windows import Window
 from tuban.data.oscd import IGNORE, city_folders
 from tuban.data.pair import open_pair
 from tuban.errors import SceneError
-from tuban.inference.change import InferenceSettings, predict_change
+from tuban.inference.change import predict_change
+from tuban.inference.settings import InferenceSettings
 from tuban.inference.units import rescale
 from tuban.training.accuracy import BINS, Histogram, bootstrap, objects, pool
 

@@ -13,7 +13,7 @@ from tuban.data.drawing import demo_settings
 from tuban.data.pair import PairSettings
 from tuban.data.vector import VectorSettings
 from tuban.errors import UsageError
-from tuban.inference.change import InferenceSettings
+from tuban.inference.settings import InferenceSettings
 from tuban.postprocess.changes import ChangeSettings
 from tuban.postprocess.report import ReportSettings
 from tuban.postprocess.rules import load_pack, pack_names
@@ -32,7 +32,7 @@ SCHEMAS = {
     "report": ReportSettings,
 }
 # Tables that are read by the modules named, not composed by Hydra.
-TABLES = {"classes", "crosswalks", "demo", "plan", "sensors"}
+TABLES = {"classes", "cloud_masks", "crosswalks", "demo", "plan", "sensors"}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -8,16 +8,18 @@ import pytest
 from tuban.errors import ModelError
 from tuban.inference.backends import OnnxBackend, open_backend
 
+OUTPUTS = ("landcover_before", "landcover_after", "change")
+
 
 def test_onnx_names_itself_and_gives_three_outputs(bundle):
     backend = open_backend("auto", bundle, threads=1)
     values = np.random.default_rng(0).random((2, 2, 16, 20), dtype=np.float32)
-    prediction = backend.run(values, values)
+    made = backend.run({"before": values, "after": values}, OUTPUTS)
     assert backend.name == "onnx-cpu"
-    assert prediction.landcover_before.shape == (2, 3, 16, 20)
-    assert prediction.change.shape == (2, 16, 20)
-    np.testing.assert_allclose(prediction.landcover_before.sum(axis=1), 1, atol=1e-6)
-    assert not prediction.change.any()
+    assert made["landcover_before"].shape == (2, 3, 16, 20)
+    assert made["change"].shape == (2, 16, 20)
+    np.testing.assert_allclose(made["landcover_before"].sum(axis=1), 1, atol=1e-6)
+    assert not made["change"].any()
 
 
 def test_a_graph_of_other_bands_is_refused(stub, tmp_path):
@@ -39,7 +41,7 @@ def test_a_file_that_is_no_graph_is_refused(stub, tmp_path):
 def test_a_batch_the_runtime_refuses_is_a_model_error(bundle):
     backend = OnnxBackend(bundle, threads=1)
     with pytest.raises(ModelError, match=r"failed on a batch of 1×5×8×8"):
-        backend.run(*np.zeros((2, 1, 5, 8, 8), np.float32))
+        backend.run(dict.fromkeys(("before", "after"), np.zeros((1, 5, 8, 8), np.float32)), OUTPUTS)
 
 
 def test_torch_without_safetensors_says_so(bundle):
@@ -69,8 +71,9 @@ def test_torch_rebuilds_the_network_from_safetensors(stub, tmp_path):
         expected = Deployed(network, 1.5, -0.5)(torch.from_numpy(before), torch.from_numpy(after))
     backend = open_backend("torch", bundle, threads=1)
     assert backend.name.startswith("torch-")
-    for made, wanted in zip(backend.run(before, after), expected, strict=True):
-        np.testing.assert_allclose(made, wanted.numpy(), atol=1e-4)
+    made = backend.run({"before": before, "after": after}, OUTPUTS)
+    for name, wanted in zip(OUTPUTS, expected, strict=True):
+        np.testing.assert_allclose(made[name], wanted.numpy(), atol=1e-4)
 
     with pytest.raises(ModelError, match="no calibration"):
         open_backend("torch", stub.make_bundle(tmp_path))

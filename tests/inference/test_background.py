@@ -5,8 +5,7 @@ import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from tuban.inference.backends import Prediction
-from tuban.inference.background import relative
+from tuban.inference.background import RelativeBackend, measure_background
 
 
 class Reader:
@@ -29,10 +28,10 @@ class Reader:
 class Backend:
     name = "exact"
 
-    def run(self, before, after):
-        change = 1 / (1 + np.exp(-(after - before)[:, 0].astype(np.float64)))
-        cover = np.ones((len(after), 1, *after.shape[-2:]), np.float32)
-        return Prediction(cover, cover, np.nan_to_num(change).astype(np.float32))
+    def run(self, feeds, wanted):
+        assert list(wanted) == ["change"]
+        change = 1 / (1 + np.exp(-(feeds["after"] - feeds["before"])[:, 0].astype(np.float64)))
+        return {"change": np.nan_to_num(change).astype(np.float32)}
 
 
 def bundle(quantile: float | None) -> SimpleNamespace:
@@ -42,8 +41,7 @@ def bundle(quantile: float | None) -> SimpleNamespace:
 
 
 def test_without_a_quantile_nothing_is_touched():
-    backend = Backend()
-    assert relative(backend, Reader(np.zeros((64, 64))), bundle(None)) == (backend, {})
+    assert measure_background(Backend(), Reader(np.zeros((64, 64))), bundle(None)) == {}
 
 
 @pytest.mark.parametrize("haze", [-2.0, 0.0, 2.5])
@@ -52,9 +50,11 @@ def test_a_scene_wide_level_makes_no_difference(haze):
     logit = rng.normal(0, 1, (300, 280))
     logit[50:60, 50:60] += 6
     reader = Reader(logit + haze)
-    backend, measured = relative(Backend(), reader, bundle(0.9))
+    measured = measure_background(Backend(), reader, bundle(0.9))
+    backend = RelativeBackend(Backend(), measured["shift"])
     assert measured["background_logit"] == pytest.approx(np.quantile(reader.logit, 0.9), abs=1e-3)
-    got = backend.run(np.zeros((1, 1, 300, 280), np.float32), reader.logit[None, None]).change[0]
+    feeds = {"before": np.zeros((1, 1, 300, 280), np.float32), "after": reader.logit[None, None]}
+    got = backend.run(feeds, ["change"])["change"][0]
     expected = 1 / (1 + np.exp(-(logit - np.quantile(logit, 0.9) - 3.0)))
     np.testing.assert_allclose(got, expected, atol=2e-3)
 
@@ -64,19 +64,19 @@ def test_invalid_pixels_do_not_count():
     logit[:32] = 9
     valid = np.ones((64, 64), bool)
     valid[:32] = False
-    assert relative(Backend(), Reader(logit, valid), bundle(0.9))[1]["background_logit"] == pytest.approx(0, abs=1e-3)
+    measured = measure_background(Backend(), Reader(logit, valid), bundle(0.9))
+    assert measured["background_logit"] == pytest.approx(0, abs=1e-3)
 
 
-def test_nothing_valid_leaves_the_backend():
-    backend = Backend()
+def test_nothing_valid_measures_nothing():
     reader = Reader(np.zeros((64, 64)), np.zeros((64, 64), bool))
-    assert relative(backend, reader, bundle(0.9)) == (backend, {})
+    assert measure_background(Backend(), reader, bundle(0.9)) == {}
 
 
 def test_a_little_that_the_sample_misses_still_decides():
     logit = np.full((2048, 2048), 2.0, dtype=np.float32)
     valid = np.zeros(logit.shape, bool)
     valid[300:310, 600:610] = True
-    measured = relative(Backend(), Reader(logit, valid), bundle(0.9))[1]
+    measured = measure_background(Backend(), Reader(logit, valid), bundle(0.9))
     assert measured["pixels"] == 100
     assert measured["background_logit"] == pytest.approx(2, abs=1e-3)

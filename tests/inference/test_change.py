@@ -10,9 +10,11 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy import ndimage
 
-from tuban.errors import ModelError, OutputError, PairError, SceneError, UsageError
-from tuban.inference.change import InferenceSettings, predict_change
+from tuban.errors import ModelError, OutputError, PairError, ReadError, SceneError, UsageError
+from tuban.inference.change import predict_change
+from tuban.inference.settings import InferenceSettings
 
 NAMES = ("change", "probability", "landcover_before", "landcover_after")
 
@@ -24,6 +26,10 @@ def run(pair, bundle, out, **options):
         with rasterio.open(getattr(result, name)) as dataset:
             rasters[name] = dataset.read(1)
     return result, rasters
+
+
+def count(values):
+    return {str(value): int((values == value).sum()) for value in np.unique(values)}
 
 
 def assert_equal_to_oracle(rasters, expected, threshold=0.3):
@@ -54,6 +60,7 @@ def test_the_tiled_answer_is_the_whole_array_answer(stub, bundle, height, width,
     assert_equal_to_oracle(rasters, stub.oracle(pair))
     assert result.valid_px == int(pair.valid.sum())
     assert result.valid_px + result.nodata_px == height * width
+    assert result.details["statistics"]["change"] == count(rasters["change"])
 
 
 def test_the_fixture_holds_both_changed_and_unchanged_pixels(stub, bundle, tmp_path):
@@ -143,7 +150,9 @@ def test_an_error_of_the_reader_surfaces_and_leaves_earlier_results_alone(stub, 
     pair.on_read = fail
     with pytest.raises(SceneError, match="corrupt"):
         run(pair, bundle, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["change.tif"]
+    left = {path.name for path in tmp_path.iterdir()}
+    # What was done before the error is kept for the next run; nothing done leaves no trace.
+    assert left == ({"change.tif", ".tuban-resume"} if at else {"change.tif"})
     assert (tmp_path / "change.tif").read_text() == "of an earlier run"
 
 
@@ -176,8 +185,6 @@ def test_chinese_and_spaced_folders_work(stub, bundle, tmp_path):
 def test_settings_refuse_what_they_do_not_know(stub, bundle, tmp_path):
     with pytest.raises(ValidationError, match="tiles"):
         InferenceSettings.model_validate({"tiles": 3})
-    with pytest.raises(UsageError, match="openvino"):
-        run(stub.random_pair(20, 20), bundle, tmp_path, backend="openvino")
     with pytest.raises(UsageError, match="no core"):
         run(stub.random_pair(20, 20), bundle, tmp_path, tile=16)
 
@@ -187,6 +194,106 @@ def test_the_shipped_settings_are_the_defaults():
 
     text = (Path(__file__).parents[2] / "configs" / "inference.yaml").read_text(encoding="utf-8")
     assert InferenceSettings.model_validate(yaml.safe_load(text)) == InferenceSettings()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process; nothing of ours catches it."""
+
+
+def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(stub, bundle, tmp_path):
+    """Stopped after every possible part: the rest is done, no part twice, and the files are equal to the byte."""
+
+    def digests(folder):
+        return [hashlib.sha256((folder / f"{name}.tif").read_bytes()).hexdigest() for name in NAMES]
+
+    pair = stub.random_pair(150, 150)
+    run(pair, bundle, tmp_path / "whole", tile=64, batch=2)
+    reads = len(pair.reads)
+    for stop in range(3, reads, 2):
+        killed, out = stub.random_pair(150, 150), tmp_path / str(stop)
+
+        def kill(_, pair=killed, at=stop):
+            if len(pair.reads) == at:
+                raise Killed
+
+        killed.on_read = kill
+        with pytest.raises(Killed):
+            run(killed, bundle, out, tile=64, batch=2)
+        done = len(list((out / ".tuban-resume").glob("0*.tif")))
+        again = stub.random_pair(150, 150)
+        result, _ = run(again, bundle, out, tile=64, batch=2)
+        assert digests(out) == digests(tmp_path / "whole")
+        assert len(again.reads) == reads - 2 * done
+        assert result.details["windows_run"] == reads
+        assert bool(result.notes) == (done > 0)
+        assert sorted(path.name for path in out.iterdir()) == sorted(f"{n}.tif" for n in NAMES)
+
+
+def test_other_pixels_or_settings_are_never_gone_on_with(stub, bundle, tmp_path):
+    pair = stub.random_pair(96, 96)
+
+    def kill(_):
+        if len(pair.reads) == 5:
+            raise Killed
+
+    pair.on_read = kill
+    for options in ({}, {"identity": {"size": 1}}):
+        with pytest.raises(Killed):
+            predict_change(pair, bundle, tmp_path, **options)
+        pair.reads.clear()
+    pair.on_read = lambda _: None
+    result = predict_change(pair, bundle, tmp_path, identity={"size": 2})
+    assert result.details["windows_run"] == len(pair.reads)
+    assert "source: the run began anew" in result.notes[0]
+
+
+def test_what_cannot_be_read_is_left_out_when_asked(stub, bundle, tmp_path):
+    """Only the block that is damaged holds no result; around it the answer is that of pixels without evidence."""
+    pair = stub.random_pair(700, 700, invalid=0.0)
+
+    def fail(window):
+        if window.row_off < 300 and window.row_off + window.height > 260 and window.col_off + window.width > 600:
+            raise ReadError(f"after.tif: block at row {window.row_off} is corrupt")
+
+    pair.on_read = fail
+    with pytest.raises(ReadError, match="corrupt"):
+        run(pair, bundle, tmp_path / "a", tile=256)
+    result, rasters = run(pair, bundle, tmp_path / "a", tile=256, keep_going=True)
+    lost = rasters["change"] == 255
+    assert lost[260:300, 600:].all()
+    assert not np.delete(lost, np.s_[256:512], axis=0).any()
+    assert not lost[:, :512].any()
+    np.testing.assert_array_equal(rasters["landcover_after"] == 0, lost)
+    # A neighbour's halo may hold what this window could not read, so the rim of the loss is left out.
+    whole, rim = stub.oracle(pair), ndimage.binary_dilation(lost, iterations=4)
+    np.testing.assert_array_equal(rasters["landcover_after"][~rim], whole["landcover_after"][~rim])
+    np.testing.assert_allclose(rasters["probability"][~rim], whole["probability"][~rim], atol=0.501)
+    pair.on_read = lambda _: None
+    assert {(d.row, d.col) for d in result.damage} >= {(256, 512)}
+    assert all("corrupt" in d.reason for d in result.damage)
+    assert result.details["damaged_blocks"] == len(result.damage)
+    # The cause may be gone: the same command tries these parts again, and only these.
+    reads = len(pair.reads)
+    result, rasters = run(pair, bundle, tmp_path / "a", tile=256, keep_going=True)
+    assert 0 < len(pair.reads) - reads < 9
+    assert_equal_to_oracle(rasters, stub.oracle(pair))
+    assert not result.damage
+
+
+def test_a_file_that_vanishes_is_given_up_after_a_few_blocks(stub, bundle, tmp_path):
+    pair = stub.random_pair(1100, 1100, invalid=0.0)
+    tries = 0
+
+    def fail(_):
+        nonlocal tries
+        tries += 1
+        raise ReadError("before.tif is gone")
+
+    pair.on_read = fail
+    with pytest.raises(PairError, match="no pixel is valid"):
+        run(pair, bundle, tmp_path, tile=1200, keep_going=True)
+    assert tries == 5
+    assert not (tmp_path / ".tuban-resume").exists()
 
 
 @pytest.mark.data
