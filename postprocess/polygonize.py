@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
 import shapely
-from pydantic import BaseModel, ConfigDict, Field
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from tuban.errors import SceneError, UsageError
 from tuban.postprocess.trace import Rings, Tracer
+from tuban.postprocess.vectorize_settings import VectorizeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,20 +30,7 @@ if TYPE_CHECKING:
     ]
 
 
-class VectorizeSettings(BaseModel):
-    """How class rasters become polygons; areas in square metres, lengths in metres."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    strip_pixels: int = Field(default=1_048_576, ge=1, description="pixels read at once")
-    noded: bool = Field(default=True, description="a vertex wherever a neighbour's boundary ends, so edges are shared")
-    mask_values: tuple[int, ...] = Field(default=(), description="classes left out, beside nodata")
-    min_area_m2: float = Field(default=0.0, ge=0, description="smaller polygons are flagged, never dropped")
-    simplify_m: float = Field(default=0.0, ge=0, description="tolerance of simplification; 0 keeps pixel edges")
-    simplify_vertices: int = Field(default=4_000_000, ge=1, description="vertices simplified together")
-    class_names: Literal["unified", "value"] = Field(
-        default="unified", description="`class` holds the unified class name where there is one, or the value"
-    )
+_LARGEST = 2**53  # integers up to here are exact as floats too
 
 
 class PolygonBatch(NamedTuple):
@@ -53,29 +39,6 @@ class PolygonBatch(NamedTuple):
     geometry: npt.NDArray[np.object_]
     value: npt.NDArray[Any]
     sums: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """Lattice positions to coordinates of the raster's CRS."""
-
-    a: float
-    b: float
-    c: float
-    d: float
-    e: float
-    f: float
-
-    def polygons(self, rings: Rings) -> npt.NDArray[np.object_]:
-        """Build polygons from complete rings."""
-        xy = np.empty((len(rings.row), 2))
-        xy[:, 0] = self.c + rings.col * self.a + rings.row * self.b
-        xy[:, 1] = self.f + rings.col * self.d + rings.row * self.e
-        kind = shapely.GeometryType.POLYGON
-        polygons: npt.NDArray[np.object_] = shapely.from_ragged_array(
-            kind, xy, (rings.ring_starts, rings.polygon_starts)
-        )
-        return polygons
 
 
 def iter_polygons(
@@ -96,14 +59,14 @@ def iter_polygons(
         path: any raster rasterio opens, of an integer type or of floats that hold whole numbers.
         band: band to read, from 1.
         mask_values: classes to leave out, in addition to those of the settings.
-        settings: defaults where None; `min_area_m2` and `simplify_m` belong to `vectorize`.
+        settings: defaults where None; minimum mapping units and simplification belong to `vectorize`.
         prepare: called with each window, its classes and what is kept; returns both, changed, and a tally.
 
     Yields:
         One batch a strip, never empty.
 
     Raises:
-        SceneError: the raster cannot be read or holds no whole numbers.
+        SceneError: the raster cannot be read, or holds no whole numbers of up to 2**53.
         UsageError: the raster has no such band.
     """
     settings = settings or VectorizeSettings()
@@ -112,15 +75,14 @@ def iter_polygons(
         with rasterio.open(path) as source:
             if not 1 <= band <= source.count:
                 raise UsageError(f"band {band} of {path}: it has bands 1 to {source.count}")
-            to_crs = _Affine(*tuple(source.transform)[:6])
-            tracer = Tracer(source.width, noded=settings.noded)
+            tracer = Tracer(source.width, noded=settings.noded, transform=source.transform)
             for window in strips(source, settings.strip_pixels):
-                values, keep = _read(source, band, window, masked)
+                values, keep = read_classes(source, band, window, masked)
                 tally = None
                 if prepare is not None:
                     values, keep, tally = prepare(window, values, keep)
-                yield from _batch(tracer.push(values, keep, tally), to_crs)
-            yield from _batch(tracer.finish(), to_crs)
+                yield from _batch(tracer.push(values, keep, tally))
+            yield from _batch(tracer.finish())
     except RasterioError as error:
         raise SceneError(f"cannot read {path}: {error}; check that the file is a complete raster") from error
 
@@ -135,23 +97,28 @@ def strips(source: Any, pixels: int) -> Iterator[Window]:
         yield Window(0, row, source.width, min(rows, source.height - row))
 
 
-def _batch(rings: Rings, to_crs: _Affine) -> Iterator[PolygonBatch]:
+def _batch(rings: Rings) -> Iterator[PolygonBatch]:
     if len(rings.values):
-        yield PolygonBatch(to_crs.polygons(rings), rings.values, rings.sums)
+        polygons = shapely.from_ragged_array(
+            shapely.GeometryType.POLYGON, rings.xy, (rings.ring_starts, rings.polygon_starts)
+        )
+        yield PolygonBatch(polygons, rings.values, rings.sums)
 
 
-def _read(
+def read_classes(
     source: Any, band: int, window: Window, masked: Sequence[int]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Return classes and which of them form polygons."""
+    """Return the classes in a window, and which of them form polygons."""
     values = source.read(band, window=window)
     keep = source.read_masks(band, window=window) != 0
-    if values.dtype.kind == "f":
+    if values.dtype.kind == "f" or values.dtype.itemsize == 8:
         keep &= np.isfinite(values)
-        whole = np.where(keep, values, 0).astype(np.int64)
-        if (whole != np.where(keep, values, 0)).any():
+        inside = np.where(keep, values, 0)
+        if (inside != np.trunc(inside)).any():
             raise SceneError(f"{source.name}: band {band} holds fractions, not classes; classify or round it first")
-        values = whole
+        if ((inside > _LARGEST) | (inside < -_LARGEST)).any():
+            raise SceneError(f"{source.name}: band {band} holds classes beyond {_LARGEST}; renumber them first")
+        values = inside.astype(np.int64)
     if masked:
         keep &= ~np.isin(values, masked)
     return values, keep
