@@ -12,7 +12,7 @@ import math
 import os
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -48,6 +48,8 @@ class BundleSpec(BaseModel):
         receptive_reach: how far the network sees, in pixels; a halo at least as large makes tiles agree exactly.
             None: not measured; the halo is then taken for it.
         stride: origins and sizes of what is fed are multiples of this many pixels.
+        task: `change` (two dates in, change and land cover of both out) or `landcover` (one date).
+        network: what the network is rebuilt with beside bands and classes (`tuban.models.network.NetworkSpec`).
         threshold: calibrated probability from which a pixel counts as changed.
         calibration: how probabilities were calibrated, and on what.
         metrics: what was measured, and on what.
@@ -66,12 +68,14 @@ class BundleSpec(BaseModel):
     mean: tuple[Finite, ...]
     std: tuple[Annotated[Finite, Field(gt=0)], ...]
     classes: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    change_to_classes: tuple[Positive, ...]
+    change_to_classes: tuple[Positive, ...] = ()
     tile: Positive
     halo: Annotated[int, Field(ge=0)]
     receptive_reach: Annotated[int, Field(ge=0)] | None = None
     stride: Positive
-    threshold: Annotated[float, Field(gt=0, lt=1)]
+    task: Literal["change", "landcover"] = "change"
+    network: dict[str, JsonValue] = Field(default_factory=dict)
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     calibration: dict[str, JsonValue] = Field(default_factory=dict)
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     training: dict[str, JsonValue] = Field(default_factory=dict)
@@ -236,19 +240,22 @@ def installed() -> list[Bundle]:
     return [found[name] for name in sorted(found)]
 
 
-def choose(bands: tuple[str, ...] | list[str], gsd_m: float) -> Bundle:
+def choose(
+    bands: tuple[str, ...] | list[str], gsd_m: float, *, task: Literal["change", "landcover"] = "change"
+) -> Bundle:
     """Return the installed bundle that fits a scene best: most of its bands present, then the narrowest GSD range.
 
     Args:
         bands: canonical names of the bands both scenes have.
         gsd_m: ground sampling distance in metres.
+        task: what the bundle must do.
 
     Raises:
         UsageError: no bundle fits; names the nearest and what is missing.
     """
-    candidates = installed()
+    candidates = [bundle for bundle in installed() if bundle.task == task]
     if not candidates:
-        raise UsageError(f"no model bundle is installed; give --model FOLDER or set {SEARCH_VARIABLE}")
+        raise UsageError(f"no model bundle for {task} is installed; give --model FOLDER or set {SEARCH_VARIABLE}")
     fitting = [bundle for bundle in candidates if not bundle.misfit(bands, gsd_m)]
     if not fitting:
         nearest = min(candidates, key=lambda bundle: _distance(bundle, bands, gsd_m))
@@ -265,17 +272,26 @@ def _distance(bundle: Bundle, bands: tuple[str, ...] | list[str], gsd_m: float) 
     return missing, max(math.log(low / gsd_m), math.log(gsd_m / high), 0.0), bundle.name
 
 
-def resolve(name_or_folder: str | os.PathLike[str]) -> Bundle:
+def resolve(name_or_folder: str | os.PathLike[str], *, task: Literal["change", "landcover"] | None = None) -> Bundle:
     """Return the bundle of that folder, or the installed bundle of that name.
+
+    Args:
+        name_or_folder: a folder, or a name.
+        task: what it must do; None takes any.
 
     Raises:
         ModelError: the folder's bundle is damaged.
-        UsageError: neither a folder nor an installed name.
+        UsageError: neither a folder nor an installed name, or a bundle for another task.
     """
-    if Path(name_or_folder).is_dir():
-        return Bundle.load(name_or_folder)
+    bundle = Bundle.load(name_or_folder) if Path(name_or_folder).is_dir() else _named(os.fspath(name_or_folder))
+    if task is not None and bundle.task != task:
+        raise UsageError(f"{name_or_folder} is a bundle for {bundle.task}, not for {task}; give another --model")
+    return bundle
+
+
+def _named(name: str) -> Bundle:
     bundles = {bundle.name: bundle for bundle in installed()}
-    if (name := os.fspath(name_or_folder)) not in bundles:
+    if name not in bundles:
         known = ", ".join(bundles) or "none"
         raise UsageError(f"no model {name!r}: neither a folder nor installed (installed: {known})")
     return bundles[name]
