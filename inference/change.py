@@ -34,8 +34,10 @@ class ChangeRasters:
         seconds: wall time.
         unseen_px: pixels with data at both dates that a cloud mask hides.
         damage: blocks that could not be read.
-        notes: what was degraded, left out, or gone on with.
-        details: how it was run, JSON-ready, for `run.json`.
+        notes: what was degraded or left out.
+        details: how it was run, JSON-ready, for `run.json`; equal for equal results.
+        history: what an earlier run left and what became of it; makes no difference to the results.
+        trial: what the trial of backends measured.
     """
 
     change: Path
@@ -50,6 +52,8 @@ class ChangeRasters:
     damage: tuple[Damage, ...] = ()
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    history: tuple[str, ...] = ()
+    trial: dict[str, Any] = field(default_factory=dict)
 
 
 def predict_change(
@@ -94,4 +98,6 @@ def predict_change(
         damage=made.tally.damage,
         notes=made.notes,
         details=made.details,
+        history=made.history,
+        trial=made.trial,
     )

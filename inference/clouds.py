@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnxruntime
-import rasterio
-import rasterio.shutil
-from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 from rasterio.windows import Window
 from scipy.signal.windows import tukey
 
 from tuban.data.bands import sensor_key
+from tuban.data.grid import Grid
 from tuban.data.mask_files import MaskRef
-from tuban.errors import MissingExtraError, OutputError, SceneError
+from tuban.errors import MissingExtraError, SceneError
 from tuban.inference.backends import available_cores
+from tuban.inference.cog import CogSpec, write_cog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +48,7 @@ _TILE, _OVERLAP = 256, 51
 _STEP = _TILE - _OVERLAP - 1
 # Pixels read at once; bounds memory where the scene is far finer than 30 m (6 bands: 100 MB).
 _MAX_SOURCE_PX = 4_000_000
+_COLORS = {0: (0, 0, 0, 0), 1: (255, 255, 255, 255), 2: (60, 60, 90, 255)}
 _L2A = re.compile(r"L2A|L2SP|SURFACE|(?:^|[^A-Z])(?:SR|BOA)(?:[^A-Z]|$)", re.IGNORECASE)
 _L1C = re.compile(r"L1C|L1TP|L1GT|L1GS|(?:^|[^A-Z])TOA(?:[^A-Z]|$)", re.IGNORECASE)
 
@@ -86,15 +86,11 @@ class CsMask:
         pooled = _Pooled.of(scene, network.names)
         target = self.folder / f"clouds_{role}.tif"
         part = pooled.part(window)
-        try:
-            _write(target, pooled, part, network)
-        except (OSError, RasterioError) as error:
-            if isinstance(error, SceneError):
-                raise
-            text = " ".join(str(error).split())
-            raise OutputError(f"{target}: cannot be written ({text}); free space or choose another --out") from error
+        tags = {"TUBAN_CLOUDS": f"ukis-csmask {network.version}"}
+        spec = CogSpec(("csmask",), nodata=NODATA, colors=_COLORS, tags=tags, rows=True)
+        write_cog(target, pooled.grid(part), spec, _strips(pooled, part, network))
         _log.info("%s: clouds of %d x %d px at %.0f m", role, part.height, part.width, pooled.factor * scene.gsd_m)
-        return MaskRef(str(target), "csmask", f"predicted by ukis-csmask {network.version}", notes=notes)
+        return MaskRef(str(target), "csmask", f"predicted by ukis-csmask {network.version}", notes=notes, made=True)
 
 
 class _Part(NamedTuple):
@@ -204,15 +200,17 @@ class _Pooled:
         rows, cols = _mirrored(row, self.height), _mirrored(col, self.width)
         top, left = int(rows.min()), int(cols.min())
         values, valid = self.read(_Part(top, left, int(rows.max()) - top + 1, int(cols.max()) - left + 1))
-        values, valid = (array.take(rows - top, axis=-2).take(cols - left, axis=-1) for array in (values, valid))
+        values = values.take(rows - top, axis=1).take(cols - left, axis=2)
+        valid = valid.take(rows - top, axis=0).take(cols - left, axis=1)
         if valid.any() and not valid.all():
             values[:, ~valid] = np.median(values[:, valid], axis=1)[:, None]
         return values, valid
 
-    def transform(self, part: _Part) -> Affine:
-        """Pooled pixel corner to CRS units."""
+    def grid(self, part: _Part) -> Grid:
+        """The pixel grid of a part."""
         k = self.factor
-        return self.scene.transform @ Affine.translation(part.col * k, part.row * k) @ Affine.scale(k)
+        moved = self.scene.transform @ Affine.translation(part.col * k, part.row * k) @ Affine.scale(k)
+        return Grid(self.scene.crs, moved, part.height, part.width)
 
 
 def _mirrored(start: int, size: int) -> NDArray[np.intp]:
@@ -227,8 +225,8 @@ def _origins(start: int, stop: int) -> range:
     return range(first * _STEP - _OVERLAP, stop, _STEP)
 
 
-def _strips(pooled: _Pooled, part: _Part, network: _Network) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yield the first row, within the part, and the classes of strips that cover it from top to bottom."""
+def _strips(pooled: _Pooled, part: _Part, network: _Network) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """Yield strips that cover a part from top to bottom: where they lie in it, and their classes."""
     taper = tukey(_TILE, alpha=2 * 0.2).astype(np.float32)
     weight = taper[:, None] * taper[None]
     sums = np.zeros((3, _TILE, part.width), dtype=np.float32)
@@ -247,34 +245,10 @@ def _strips(pooled: _Pooled, part: _Part, network: _Network) -> Iterator[tuple[i
         classes = np.where(there, sums.argmax(axis=0), NODATA).astype(np.uint8)[:done]
         first, last = max(origin, part.row), min(origin + done, part.row + part.height)
         if last > first:
-            yield first - part.row, classes[first - origin : last - origin]
+            strip = Window(0, first - part.row, part.width, last - first)
+            yield strip, classes[None, first - origin : last - origin]
         sums = np.concatenate([sums[:, done:], np.zeros((3, done, part.width), dtype=np.float32)], axis=1)
         there = np.concatenate([there[done:], np.zeros((done, part.width), dtype=bool)])
-
-
-def _write(target: Path, pooled: _Pooled, part: _Part, network: _Network) -> None:
-    """Write strip by strip into a working file, then a COG, then give it its name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work, cog = (target.with_name(f".{target.stem}.{stage}.tif") for stage in ("work", "cog"))
-    profile = {
-        "driver": "GTiff", "dtype": "uint8", "count": 1, "height": part.height, "width": part.width, "nodata": NODATA,
-        "crs": pooled.scene.crs, "transform": pooled.transform(part), "compress": "deflate", "blockysize": 1,
-        "bigtiff": "if_safer",
-    }  # fmt: skip
-    try:
-        with rasterio.open(work, "w", **profile) as dataset:
-            dataset.set_band_description(1, "csmask")
-            dataset.write_colormap(1, {0: (0, 0, 0, 0), 1: (255, 255, 255, 255), 2: (60, 60, 90, 255)})
-            dataset.update_tags(TUBAN_CLOUDS=f"ukis-csmask {network.version}")
-            for row, classes in _strips(pooled, part, network):
-                dataset.write(classes, 1, window=Window(0, row, part.width, len(classes)))
-        rasterio.shutil.copy(
-            work, cog, driver="COG", COMPRESS="DEFLATE", OVERVIEW_RESAMPLING="NEAREST", BIGTIFF="IF_SAFER"
-        )
-        cog.replace(target)
-    finally:
-        for leftover in (work, cog):
-            leftover.unlink(missing_ok=True)
 
 
 def _level_of(scene: Scene, asked: str) -> tuple[Level, tuple[str, ...]]:

@@ -12,11 +12,14 @@ import rasterio
 
 from tuban.errors import SceneError
 from tuban.inference.backends import Backend, available_cores, open_backend
+from tuban.inference.backends.trial import needless, trial
 from tuban.inference.background import RelativeBackend, measure_background
 from tuban.inference.journal import Journal, code_digest
 from tuban.inference.mosaic import write_mosaic
+from tuban.inference.reading import read_window
 from tuban.inference.runner import Runner
 from tuban.inference.settings import InferenceSettings
+from tuban.inference.tta import augmented
 from tuban.inference.windows import plan_windows
 
 if TYPE_CHECKING:
@@ -50,8 +53,10 @@ class Predicted:
         total_px: pixels of the grid.
         backend: what ran the network.
         seconds: wall time.
-        notes: what was degraded, left out, or gone on with.
-        details: how it was run, JSON-ready, for `run.json`.
+        notes: what was degraded or left out.
+        details: how it was run, JSON-ready, for `run.json`; equal for equal results.
+        history: what an earlier run left and what became of it; makes no difference to the results.
+        trial: what the trial of backends measured.
     """
 
     paths: dict[str, Path]
@@ -61,6 +66,8 @@ class Predicted:
     seconds: float
     notes: tuple[str, ...]
     details: dict[str, Any]
+    history: tuple[str, ...]
+    trial: dict[str, Any]
 
 
 def predict(
@@ -114,7 +121,9 @@ def predict(
     }
     folder = Path(out_dir) / JOURNAL if resume is None else Path(resume)
     with Journal(folder, key) as journal, rasterio.Env(GDAL_CACHEMAX=settings.cache_mb):
-        backend = _backend(source, bundle, journal, settings)
+        for line in journal.notes:
+            log.warning("%s", line)
+        backend = _backend(source, bundle, product, plan, journal, settings)
         runner = Runner(
             source,
             bundle,
@@ -156,8 +165,10 @@ def predict(
         total_px=plan.total_px,
         backend=backend.name,
         seconds=seconds,
-        notes=(*journal.notes, *backend.notes, *_damage_notes(journal.tally)),
+        notes=(*backend.notes, *_damage_notes(journal.tally)),
         details=_details(bundle, plan, settings, backend, journal),
+        history=tuple(journal.notes),
+        trial=journal.facts.get("trial", {}),
     )
 
 
@@ -167,20 +178,67 @@ def halo(bundle: Bundle, settings: InferenceSettings) -> int:
     return -(-wanted // bundle.stride) * bundle.stride
 
 
-def _backend(source: PixelReader, bundle: Bundle, journal: Journal, settings: InferenceSettings) -> Backend:
+def _backend(
+    source: PixelReader,
+    bundle: Bundle,
+    product: Product,
+    plan: WindowPlan,
+    journal: Journal,
+    settings: InferenceSettings,
+) -> Backend:
     """Open the backend, decided once per run: going on, what was decided then still holds."""
+    if "backend" not in journal.facts:
+        journal.decide(**_choice(source, bundle, product, plan, settings))
     backend = open_backend(
-        settings.backend,
+        journal.facts["backend"],
         bundle,
         threads=settings.threads,
         device=settings.device,
         precision=settings.precision,
+        compiled=settings.compile,
     )
+    # The background belongs to the scores that will be judged by it, so it is measured as they are made.
+    backend = augmented(backend, settings.tta)
     if "background" not in journal.facts:
-        measured = measure_background(backend, source, bundle, keep_going=settings.keep_going)
-        journal.decide(background=measured)
+        journal.decide(background=measure_background(backend, source, bundle, keep_going=settings.keep_going))
     background = journal.facts["background"]
     return RelativeBackend(backend, background["shift"]) if background else backend
+
+
+def _choice(
+    source: PixelReader, bundle: Bundle, product: Product, plan: WindowPlan, settings: InferenceSettings
+) -> dict[str, Any]:
+    """Return the backend to take, and for `auto` what was measured to choose it."""
+    if settings.backend != "auto":
+        return {"backend": settings.backend}
+    if settings.precision != "f32" or settings.compile:
+        # What only one backend can do is no choice between them.
+        return {"backend": "torch" if settings.compile else "openvino"}
+    rows, cols = plan.input_shape
+    pixels = len(plan) * rows * cols
+    if reason := needless(pixels):
+        return {"backend": "onnx", "trial": {"notes": [reason]}}
+    loaded = (
+        read_window(source, bundle, plan, plan.window(index), inputs=product.inputs, keep_going=True)
+        for index in _spread(len(plan))
+    )
+    sample = next((one.images for one in loaded if one.images), None)
+    if sample is None:
+        return {"backend": "onnx", "trial": {"notes": ["no window with a valid pixel was found for a trial"]}}
+    result = trial(
+        bundle,
+        {name: image[None] for name, image in sample.items()},
+        product.wanted,
+        pixels=pixels,
+        threads=settings.threads,
+        device=settings.device,
+    )
+    return {"backend": result.choice, "trial": result.details()}
+
+
+def _spread(count: int) -> list[int]:
+    """Return a few positions spread over 0 … count - 1, the middle first."""
+    return list(dict.fromkeys(int(share * (count - 1)) for share in (0.5, 0.25, 0.75, 0.125, 0.875, 0.375, 0.625)))
 
 
 def _damage_notes(tally: Tally) -> list[str]:
@@ -201,7 +259,7 @@ def _details(
         "model": bundle.model_id,
         "backend": backend.name,
         "threshold": bundle.threshold,
-        **journal.facts,
+        "background": journal.facts["background"],
         "windows_run": tally.run,
         "windows_skipped": tally.skipped,
         "unseen_px": tally.unseen_px,
@@ -214,5 +272,5 @@ def _details(
         "damaged_blocks": len(tally.damage),
         "plan": asdict(plan),
         "seams": {"halo": plan.halo, "reach": bundle.reach, "exact": plan.halo >= bundle.reach},
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.deciding(),
     }

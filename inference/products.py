@@ -123,11 +123,7 @@ class LandcoverProduct:
 
     bundle: Bundle
     inputs: tuple[str, ...] = ("image",)
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The class and its probability; a graph that does not give the latter alone gives all probabilities."""
-        return ("landcover",)
+    wanted: tuple[str, ...] = ("landcover_class", "landcover_confidence")
 
     @property
     def specs(self) -> tuple[RasterSpec, ...]:
@@ -142,17 +138,11 @@ class LandcoverProduct:
         self, outputs: Mapping[str, NDArray[Any]], valid: NDArray[np.bool_], window: CoreWindow
     ) -> dict[str, NDArray[np.uint8]]:
         """See `Product.encode`."""
-        chances = outputs["landcover"]
-        _check_probability(chances, "landcover", self.bundle, window)
-        best = chances[0].copy()
-        index = np.zeros(best.shape, np.uint8)
-        # Class by class: `argmax` over the first axis strides through memory and is several times slower.
-        for position in range(1, len(chances)):
-            np.copyto(index, np.uint8(position), where=chances[position] > best)
-            np.maximum(best, chances[position], out=best)
+        confidence = outputs["landcover_confidence"]
+        _check_probability(confidence, "landcover_confidence", self.bundle, window)
         return {
-            "landcover": _classes(index, valid, self.bundle),
-            "confidence": np.where(valid, _steps(best), np.uint8(NODATA)),
+            "landcover": _classes(outputs["landcover_class"], valid, self.bundle),
+            "confidence": np.where(valid, _steps(confidence), np.uint8(NODATA)),
         }
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tuban.inference.backends import largest
-from tuban.inference.backends.interface import CLASS
+from tuban.inference.backends.interface import finish, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +51,7 @@ class D4Backend:
 
     def run(self, feeds: Feeds, wanted: Sequence[str]) -> Outputs:
         """Run every view and average; see `Backend.run`. Classes are those of the averaged probabilities."""
-        sources = list(dict.fromkeys(name.removesuffix(CLASS) for name in wanted))
+        sources = list(dict.fromkeys(map(source, wanted)))
         views = symmetries(self.mode)
         totals: dict[str, NDArray[np.float32]] = {}
         for view in views:
@@ -67,7 +66,7 @@ class D4Backend:
         share = np.float32(1 / len(views))
         for total in totals.values():
             np.multiply(total, share, out=total)
-        return {name: totals[name] if name in totals else largest(totals[name.removesuffix(CLASS)]) for name in wanted}
+        return finish(totals, wanted)
 
 
 def augmented(backend: Backend, mode: Augmentation) -> Backend:

@@ -225,7 +225,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(stub, bundle, t
         assert digests(out) == digests(tmp_path / "whole")
         assert len(again.reads) == reads - 2 * done
         assert result.details["windows_run"] == reads
-        assert bool(result.notes) == (done > 0)
+        assert bool(result.history) == (done > 0)
         assert sorted(path.name for path in out.iterdir()) == sorted(f"{n}.tif" for n in NAMES)
 
 
@@ -244,7 +244,7 @@ def test_other_pixels_or_settings_are_never_gone_on_with(stub, bundle, tmp_path)
     pair.on_read = lambda _: None
     result = predict_change(pair, bundle, tmp_path, identity={"size": 2})
     assert result.details["windows_run"] == len(pair.reads)
-    assert "source: the run began anew" in result.notes[0]
+    assert "source: the run began anew" in result.history[0]
 
 
 def test_what_cannot_be_read_is_left_out_when_asked(stub, bundle, tmp_path):
