@@ -1,10 +1,11 @@
-"""Speed and memory of change inference: whole-process time over bare ONNX Runtime time for the same pixels.
+"""Measures whole-scene inference: speed against the bare runtime and against peers, memory, seams, resume.
 
-    python benchmarks/inference.py [--bundle s2-change] [--size 2048] [--tile 1024]
+    python benchmarks/inference.py                     # everything; about half an hour on two cores
+    python benchmarks/inference.py --only speed seams
+    python benchmarks/inference.py --geo-inference /path/to/python   # of an environment with geo-inference 3.2.4
 
-Both are measured in fresh processes, one after the other, on this machine: the bare time is only `session.run` over
-the pixels without any overlap; the whole time is everything from the start of Python to the last COG in place.
-Results go to `benchmarks/results/inference.md`.
+Each figure is a ratio of fresh processes run one after the other on this machine. Results go to
+`benchmarks/results/inference.json`, `inference.md` and `inference.svg`.
 """
 
 from __future__ import annotations
@@ -12,165 +13,189 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import rasterio
-from affine import Affine
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-RESULTS = Path(__file__).parent / "results" / "inference.md"
-BARE_TILE = 512
-OUTPUTS = ("landcover_before", "landcover_after", "change")
-# ru_maxrss is in kB on Linux and in bytes on macOS.
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+HERE = Path(__file__).parent
+JOBS = HERE / "inference_jobs.py"
+RESULTS = HERE / "results"
+LIMITS = {"speed": 1.3, "memory_mb": 1500, "flat": 1.10, "loop": 4.0, "geo-inference": 6.0}
 
 
-class FilePair:
-    """Two GeoTIFFs of one grid, read as they are: the cost of reading without warping or normalising."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open `before.tif` and `after.tif`."""
-        self._dates = [rasterio.open(folder / f"{date}.tif") for date in ("before", "after")]
-        first = self._dates[0]
-        self.height, self.width, self.crs, self.transform = first.height, first.width, first.crs, first.transform
-
-    def read(self, window: Any, names: Sequence[str]) -> FileWindow:
-        """Return reflectance of both dates."""
-        indices = list(range(1, len(names) + 1))
-        before, after = (
-            date.read(indices, window=window).astype(np.float32) * np.float32(1e-4) for date in self._dates
-        )
-        return FileWindow(before, after, (before[0] > 0) & (after[0] > 0))
-
-
-class FileWindow(NamedTuple):
-    """Values `(bands, h, w)` of both dates, and which pixels are valid."""
-
-    before: NDArray[np.float32]
-    after: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-
-
-def write_pair(folder: Path, size: int, bands: int) -> None:
-    """Write two smooth random scenes, compressed as real ones are."""
-    rng = np.random.default_rng(0)
-    profile = {
-        "driver": "GTiff", "dtype": "uint16", "count": bands, "height": size, "width": size, "nodata": 0,
-        "crs": "EPSG:32650", "transform": Affine(10, 0, 500000, 0, -10, 4000000),
-        "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "interleave": "pixel",
-    }  # fmt: skip
-    for date in ("before", "after"):
-        with rasterio.open(folder / f"{date}.tif", "w", **profile) as dataset:
-            for _, window in dataset.block_windows(1):
-                coarse = rng.integers(400, 4000, (bands, 32, 32), dtype=np.uint16).repeat(16, 1).repeat(16, 2)
-                noise = rng.integers(0, 64, coarse.shape, dtype=np.uint16)
-                dataset.write((coarse + noise)[:, : window.height, : window.width], window=window)
-
-
-def whole(bundle: str, folder: Path, tile: int | None) -> dict[str, Any]:
-    """Run everything once; called in a fresh process."""
-    from tuban.inference.change import predict_change
-from tuban.inference.settings import InferenceSettings
-    from tuban.models.bundle import resolve
-
-    result = predict_change(FilePair(folder), resolve(bundle), folder / "out", settings=InferenceSettings(tile=tile))
-    plan = result.details["plan"]
-    fed = (plan["core_height"] + 2 * plan["halo"]) * (plan["core_width"] + 2 * plan["halo"])
-    return {"valid_px": result.valid_px, "fed_px": fed * result.details["windows_run"]}
-
-
-def bare(bundle: str, folder: Path) -> dict[str, Any]:
-    """Time only `session.run` over the same pixels without overlap; called in a fresh process."""
-    from rasterio.windows import Window
-
-    from tuban.inference.backends import OnnxBackend
-    from tuban.models.bundle import resolve
-
-    model, pair = resolve(bundle), FilePair(folder)
-    backend, seconds = OnnxBackend(model), 0.0
-    for row in range(0, pair.height, BARE_TILE):
-        for col in range(0, pair.width, BARE_TILE):
-            data = pair.read(Window(col, row, BARE_TILE, BARE_TILE), model.bands)
-            started = time.perf_counter()
-            backend.run({"before": data.before[None], "after": data.after[None]}, OUTPUTS)
-            seconds += time.perf_counter() - started
-    return {"seconds": seconds}
-
-
-def child(*arguments: str) -> dict[str, Any]:
-    """Run this file in a fresh process; return what it reports and its wall time."""
+def child(job: str, *arguments: object, python: str = sys.executable, timeout: float = 3600) -> dict[str, Any]:
+    """Run one job in a fresh process; return what it reports and its wall time."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
-    return {"wall": time.perf_counter() - started, **json.loads(done.stdout)}
+    command = [python, str(JOBS), job, *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    wall = time.perf_counter() - started
+    return {"wall": wall, **json.loads(done.stdout.strip().splitlines()[-1])}
+
+
+def speed(folder: Path, size: int, pair_size: int, geo: str | None) -> dict[str, Any]:
+    """Return whole-process time over bare runtime time, for one scene and for a pair, and the peers' times."""
+    child("make-unet", folder / "unet")
+    child("make-scene", folder / "scene.tif", size)
+    found: dict[str, Any] = {"size": size, "bare": child("bare", folder / "unet", folder / "scene.tif")["seconds"]}
+    found["tuban"] = child("whole", folder / "unet", folder / "scene.tif", folder / "out")
+    found["loop"] = child("loop", folder / "unet", folder / "scene.tif", folder / "loop.tif")["wall"]
+    if geo:
+        found["geo-inference"] = child("geo", folder / "unet", folder / "scene.tif", folder / "geo", python=geo)["wall"]
+    child("make-pair", folder / "pair", pair_size)
+    found["pair_size"] = pair_size
+    found["pair_bare"] = child("bare-pair", "s2-change", folder / "pair")["seconds"]
+    found["pair"] = child("whole-pair", "s2-change", folder / "pair", folder / "pair-out")
+    return found
+
+
+def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
+    """Return peak memory with a stub network for each size, and of a 100,000² scene that is begun and stopped."""
+    child("make-stub", folder / "stub")
+    found = {str(size): child("whole-empty", folder / "stub", size, folder / f"m{size}") for size in sizes}
+    found["100000 (begun)"] = child("begin-empty", folder / "stub", 100_000, folder / "m100k")
+    return found
+
+
+def seams(folder: Path) -> dict[str, Any]:
+    """Return how much results differ between ways to cut the same scene."""
+    child("make-unet", folder / "unet")
+    child("make-scene", folder / "small.tif", 1536)
+    child("make-pair", folder / "small-pair", 1024)
+    return {
+        "s2-change": child("seams-pair", "s2-change", folder / "small-pair"),
+        "unet, halo 64": child("seams", folder / "unet", folder / "small.tif"),
+    }
+
+
+def resume(folder: Path, kills: int) -> dict[str, Any]:
+    """Kill a run at random moments; return how often its hashes were those of a run that was not killed."""
+    child("make-pair", folder / "kill-pair", 1024)
+    return child("resume", folder / "kill-pair", folder / "killed", kills)
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the Markdown of the results."""
+    lines = [
+        "# Inference",
+        "",
+        f"`python benchmarks/inference.py`; {found['machine']}. Bare: `session.run` of ONNX Runtime alone, windows of 512 "
+        "px without overlap, default session. Whole: a fresh process from start to COGs in place.",
+        "",
+        "| what | measured | limit |",
+        "|---|---|---|",
+    ]
+    if "speed" in found:
+        s = found["speed"]
+        whole, pair = s["tuban"], s["pair"]
+        lines += [
+            f"| U-Net / EfficientNet-Lite0, 5 classes, {s['size']}²: bare | {s['bare']:.1f} s | |",
+            f"| … tuban, whole process ({whole['backend']}, tile {whole['tile']}, halo {whole['halo']}) "
+            f"| {whole['wall']:.1f} s = **{whole['wall'] / s['bare']:.2f} ×** bare; {whole['peak_mb']:.0f} MB "
+            f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |",
+            f"| … rasterio + torch window loop | {s['loop']:.1f} s: tuban is {s['loop'] / whole['wall']:.1f} × faster "
+            f"| ≥ {LIMITS['loop']:g} × |",
+        ]
+        if "geo-inference" in s:
+            lines.append(
+                f"| … geo-inference 3.2.4 | {s['geo-inference']:.1f} s: tuban is "
+                f"{s['geo-inference'] / whole['wall']:.1f} × faster | ≥ {LIMITS['geo-inference']:g} × |"
+            )
+        lines += [
+            f"| `{pair['model']}`, pair of {s['pair_size']}²: bare | {s['pair_bare']:.1f} s | |",
+            f"| … tuban, whole process ({pair['backend']}, tile {pair['tile']}, halo {pair['halo']}) "
+            f"| {pair['wall']:.1f} s = **{pair['wall'] / s['pair_bare']:.2f} ×** bare; {pair['peak_mb']:.0f} MB "
+            f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |",
+        ]
+    if "memory" in found:
+        sizes = {name: run["peak_mb"] for name, run in found["memory"].items()}
+        first = next(iter(sizes.values()))
+        for name, peak in sizes.items():
+            lines.append(
+                f"| stub network, {name} px a side | {peak:.0f} MB = {peak / first:.2f} × the first "
+                f"| ≤ {LIMITS['flat']:.2f} × |"
+            )
+    for name, run in found.get("seams", {}).items():
+        exact = "halo covers the reach" if run["exact"] else "halo smaller than the reach"
+        limit = "0; 1e-4" if run["exact"] else "≤ 0.1 %"
+        lines.append(
+            f"| seams, {name} ({exact}): pixels whose class differs between tiles of {run['tiles']} "
+            f"| {run['differing']} of {run['pixels']} ({100 * run['differing'] / run['pixels']:.4f} %); "
+            f"probability by at most {run['probability']:.1e} | {limit} |"
+        )
+    if "resume" in found:
+        r = found["resume"]
+        lines.append(
+            f"| killed with SIGKILL at {r['kills']} random moments, run again | {r['equal']} of {r['kills']} equal to the "
+            f"byte; parts made in all {r['made']} for {r['parts']} parts and {r['kills']} kills: at most "
+            f"{r['most_lost']} lost by a kill | all; work done is not done again |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: dict[str, Any]) -> str:
+    """Return a bar chart of the times as SVG."""
+    s = found["speed"]
+    bars = [("bare runtime", s["bare"]), ("tuban", s["tuban"]["wall"]), ("window loop", s["loop"])]
+    if "geo-inference" in s:
+        bars.append(("geo-inference", s["geo-inference"]))
+    longest = max(seconds for _, seconds in bars)
+    rows = []
+    for place, (name, seconds) in enumerate(bars):
+        y, width = 40 + 34 * place, 420 * seconds / longest
+        color = "#2a6f4e" if name == "tuban" else "#9aa5a0"
+        rows.append(
+            f'<text x="120" y="{y + 15}" text-anchor="end">{name}</text>'
+            f'<rect x="130" y="{y}" width="{width:.1f}" height="22" fill="{color}"/>'
+            f'<text x="{136 + width:.1f}" y="{y + 15}">{seconds:.0f} s</text>'
+        )
+    height = 50 + 34 * len(bars)
+    title = f"{s['size']}² px, U-Net / EfficientNet-Lite0, 5 classes: whole process"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" font-family="sans-serif" '
+        f'font-size="13"><rect width="100%" height="100%" fill="white"/><text x="20" y="22">{title}</text>'
+        + "".join(rows)
+        + "</svg>\n"
+    )
 
 
 def main() -> None:
-    """Measure and write the table, or do one part in a fresh process (`--part`)."""
+    """Run the parts that are asked for, keep the others' results, write table and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="s2-change", help="installed name or folder")
-    parser.add_argument("--size", type=int, nargs="+", default=[1024, 2048], help="sides in pixels, multiples of 512")
-    parser.add_argument("--tile", type=int, nargs="+", default=[0], help="sides fed to the network; 0: the bundle's")
-    parser.add_argument("--part", choices=["whole", "bare"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=["speed", "memory", "seams", "resume"])
+    parser.add_argument("--size", type=int, default=6144, help="side of the scene for speed")
+    parser.add_argument("--pair-size", type=int, default=4096, help="side of the pair for speed")
+    parser.add_argument("--memory", type=int, nargs="+", default=[4096, 12288, 40960], help="sides for memory")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument(
+        "--geo-inference", help="Python of an environment with geo-inference 3.2.4; else it is left out"
+    )
     options = parser.parse_args()
-    if any(size < BARE_TILE or size % BARE_TILE for size in options.size):
-        parser.error(f"--size must be multiples of {BARE_TILE}")
-    if options.part == "bare":
-        report = bare(options.bundle, options.folder)
-    elif options.part == "whole":
-        report = whole(options.bundle, options.folder, options.tile[0] or None)
-    else:
-        table = measure(options.bundle, options.size, options.tile)
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(table, encoding="utf-8")
-        print(table)
-        return
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
-    print(json.dumps({**report, "peak_mb": peak / 1e6}))
-
-
-def measure(bundle: str, sizes: list[int], tiles: list[int]) -> str:
-    """Return the Markdown table."""
-    from tuban.inference.backends import available_cores
-    from tuban.models.bundle import resolve
-
-    model = resolve(bundle)
-    lines = [
-        f"# Inference of `{model.model_id}`",
-        "",
-        (
-            f"{platform.processor() or platform.machine()}, {available_cores()} cores; halo {model.halo} px. "
-            "Bare: `session.run` only, no overlap. Whole: a fresh process from start to four COGs. "
-            "Fed: pixels run through the network per pixel of the scene (the price of the halo)."
-        ),
-        "",
-        "| side px | tile px | bare s | whole s | whole / bare | fed | (whole / bare) / fed | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as name:
-            write_pair(Path(name), size, len(model.bands))
-            common = ("--bundle", str(model.path), "--folder", name)
-            base = child("--part", "bare", *common)["seconds"]
-            for tile in tiles:
-                run = child("--part", "whole", *common, "--tile", str(tile))
-                ratio, fed = run["wall"] / base, run["fed_px"] / size**2
-                lines.append(
-                    f"| {size} | {tile or model.tile} | {base:.1f} | {run['wall']:.1f} | {ratio:.2f} | {fed:.2f} | "
-                    f"{ratio / fed:.2f} | {run['peak_mb']:.0f} |"
-                )
-    return "\n".join(lines) + "\n"
+    parts = options.only or ["speed", "memory", "seams", "resume"]
+    RESULTS.mkdir(exist_ok=True)
+    kept = RESULTS / "inference.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    found["machine"] = f"{platform.machine()}, {len(__import__('os').sched_getaffinity(0))} cores"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs = {
+            "speed": lambda: speed(folder, options.size, options.pair_size, options.geo_inference),
+            "memory": lambda: memory(folder, options.memory),
+            "seams": lambda: seams(folder),
+            "resume": lambda: resume(folder, options.kills),
+        }
+        for part in parts:
+            found[part] = runs[part]()
+            kept.write_text(json.dumps(found, indent=1) + "\n")
+            print(part, json.dumps(found[part]), flush=True)
+    (RESULTS / "inference.md").write_text(table(found), encoding="utf-8")
+    if "speed" in found:
+        (RESULTS / "inference.svg").write_text(plot(found), encoding="utf-8")
+    print(table(found))
 
 
 if __name__ == "__main__":

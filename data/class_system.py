@@ -11,12 +11,18 @@ from pydantic import BaseModel, ConfigDict
 
 from tuban.errors import PlanError
 
-# Land-use names in deliveries end in 用地, 地 or nothing at all for one and the same class.
-_SUFFIX = re.compile("(用地|地)$")
-
 
 class ClassSystem(BaseModel):
-    """One code table: the codes, their names (variants parted by `|`), and the suffix letters a code may carry."""
+    """One code table.
+
+    Attributes:
+        classes: code -> names; variants are parted by `|`, the first is shown.
+        suffixes: letters that a code may carry behind it.
+        prefix_length: only so many digits are tabled; a longer code is judged by them.
+        open_classes: codes whose further digits are not tabled.
+        name_endings: endings of names that deliveries write or leave out for one and the same class.
+        name_marks: words within a name that are not part of it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,6 +32,9 @@ class ClassSystem(BaseModel):
     classes: dict[str, str]
     suffixes: tuple[str, ...] = ()
     prefix_length: int | None = None
+    open_classes: tuple[str, ...] = ()
+    name_endings: tuple[str, ...] = ()
+    name_marks: tuple[str, ...] = ()
 
     def base_code(self, code: str) -> str | None:
         """Return the table's code for `code`, suffix letters dropped, or None where the table has none."""
@@ -38,10 +47,7 @@ class ClassSystem(BaseModel):
             bare = code.removesuffix(suffix)
             if bare != code and bare in self.classes:
                 return bare
-        # The ninth level-1 class has no tabled children, yet deliveries use 0901 to 0906 for its kinds.
-        if re.fullmatch(r"09\d\d", code) and "09" in self.classes:
-            return "09"
-        return None
+        return next((known for known in self.open_classes if code.startswith(known) and code.isdigit()), None)
 
     def knows(self, code: str) -> bool:
         """Say whether `code` belongs to the table.
@@ -58,7 +64,7 @@ class ClassSystem(BaseModel):
         return self.classes[base].split("|")[0] if base else ""
 
     def pair_fits(self, code: str, name: str) -> bool:
-        """Say whether `name` may stand beside `code`; endings 用地 and 地 are not compared, unknown codes never fit.
+        """Say whether `name` may stand beside `code`; endings of names are not compared, unknown codes never fit.
 
         Example:
             >>> class_system("cn-survey").pair_fits("0601", "工业用地")
@@ -71,11 +77,18 @@ class ClassSystem(BaseModel):
             return False
         if self.prefix_length is not None and len(code) > self.prefix_length:
             return True
-        if base == "09" and code != "09":
+        if base in self.open_classes and code != base:
             return True
-        accepted = {_SUFFIX.sub("", variant) for variant in self.classes[base].split("|")}
-        given = _SUFFIX.sub("", name.strip().replace("可调整", ""))
+        accepted = {self._bare(variant) for variant in self.classes[base].split("|")}
+        given = self._bare(name)
         return given in accepted or any(given.startswith(variant) for variant in accepted if len(variant) > 2)
+
+    def _bare(self, name: str) -> str:
+        """Return a name without marks and without its ending."""
+        bare = name.strip()
+        for mark in self.name_marks:
+            bare = bare.replace(mark, "")
+        return re.sub(f"({'|'.join(map(re.escape, self.name_endings))})$", "", bare) if self.name_endings else bare
 
 
 def class_system_names() -> tuple[str, ...]:

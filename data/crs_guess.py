@@ -1,8 +1,11 @@
-"""The CRS a layer most likely has, from the size of its coordinates; used only when asked, and always said."""
+"""The CRS a layer declares, and the one it most likely has: guessed only when asked, and always said."""
 
 from __future__ import annotations
 
+import math
+
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from tuban.errors import VectorError
 
@@ -55,3 +58,47 @@ def guess_crs(bounds: Bounds, *, central_meridian: float | None, where: str) -> 
         f"{where}: no CRS, and coordinates x {bounds[0]:.0f}..{bounds[2]:.0f}, y {bounds[1]:.0f}..{bounds[3]:.0f} fit "
         "no CGCS2000 zone; define the projection in the file"
     )
+
+
+def checked_crs(
+    text: str | None,
+    bounds: Bounds,
+    where: str,
+    *,
+    guess: bool,
+    central_meridian: float | None,
+    empty: bool,
+    remedy: str = "define the projection in the file, or set guess_crs=true",
+) -> tuple[CRS, list[str]]:
+    """Return the CRS a layer declares, checked against its coordinates, and notes on what was guessed.
+
+    Args:
+        text: what the layer declares, anything pyproj reads; None where it declares nothing.
+        bounds: of its coordinates.
+        where: names the layer in messages.
+        guess: take the likeliest CRS where none is declared, or one that the coordinates cannot have.
+        central_meridian: degrees, for six-digit eastings.
+        empty: the layer has no features, so there is nothing to check against.
+        remedy: how to give a layer its CRS where it lies.
+
+    Raises:
+        VectorError: no CRS, or an impossible one, and nothing is to be guessed.
+    """
+    try:
+        crs = CRS.from_user_input(text) if text else None
+    except CRSError as error:
+        raise VectorError(f"{where}: its CRS is not understood ({error}); define the projection again") from error
+    if crs is not None and (empty or not all(math.isfinite(value) for value in bounds)):
+        return crs, []
+    if crs is not None and crs.is_geographic == looks_geographic(bounds):
+        return crs, []
+    if crs is not None and not guess:
+        kind = "degrees" if crs.is_geographic else "metres"
+        raise VectorError(
+            f"{where}: declares {crs.name}, but its coordinates (x {bounds[0]:.6g}..{bounds[2]:.6g}, "
+            f"y {bounds[1]:.6g}..{bounds[3]:.6g}) are not in {kind}; define the right projection, or set guess_crs=true"
+        )
+    if not guess:
+        raise VectorError(f"{where}: has no CRS; {remedy}")
+    guessed, why = guess_crs(bounds, central_meridian=central_meridian, where=where)
+    return guessed, [why if crs is None else f"{why} (it declares {crs.name}, which its coordinates cannot have)"]

@@ -10,6 +10,7 @@ import numpy as np
 from rasterio.enums import ColorInterp
 
 from tuban.data.bands import Band, canonical_name, implied_sensor, product_scale, sensor_key
+from tuban.data.mask_files import MaskRef, mask_band, sibling_mask, sidecar_mask
 from tuban.data.metadata import (
     DateFound,
     Sidecar,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Sequence
 
+    from tuban.data.remote import RemoteSettings
     from tuban.data.stac import StacScene
 
 _COLORS = {
@@ -49,9 +51,12 @@ class Description:
     radiometry: Literal["reflectance", "dn"]
     float_without_scale: bool
     notes: tuple[str, ...]
+    mask: MaskRef | None
 
 
-def describe(path: str, dataset: Any, *, item: StacScene | None, date: str | dt.date | None) -> Description:
+def describe(
+    path: str, dataset: Any, *, item: StacScene | None, date: str | dt.date | None, remote: RemoteSettings
+) -> Description:
     """Gather what is known about an open rasterio dataset.
 
     Raises:
@@ -59,17 +64,18 @@ def describe(path: str, dataset: Any, *, item: StacScene | None, date: str | dt.
         UsageError: `date` is not a date.
     """
     notes: list[str] = list(item.notes) if item else []
-    sidecar, sidecar_path, sidecar_notes = (None, None, ()) if item else read_sidecar(path)
+    sidecar, sidecar_path, sidecar_notes = (None, None, ()) if item else read_sidecar(path, remote)
     notes += sidecar_notes
     tags = _all_tags(dataset)
-    indexes = [i for i, color in enumerate(dataset.colorinterp, start=1) if color != ColorInterp.alpha]
-    dtypes = {dataset.dtypes[i - 1] for i in indexes}
-    if not indexes or any(np.dtype(kind).kind == "c" for kind in dtypes):
-        raise SceneError(f"{path}: holds no real-valued image band ({', '.join(dataset.dtypes)}); give an image")
     found = _date(path, date, sidecar, sidecar_path, item, tags)
     if found.note:
         notes.append(found.note)
+    indexes = [i for i, color in enumerate(dataset.colorinterp, start=1) if color != ColorInterp.alpha]
     said = _names_said(path, dataset, indexes, sidecar, item)
+    mask, said, indexes = _mask(path, item, sidecar, said, indexes)
+    dtypes = {dataset.dtypes[i - 1] for i in indexes}
+    if not indexes or any(np.dtype(kind).kind == "c" for kind in dtypes):
+        raise SceneError(f"{path}: holds no real-valued image band ({', '.join(dataset.dtypes)}); give an image")
     words = [
         w for w in ((sidecar.sensor if sidecar else None), (item.sensor if item else None), *sensor_words(tags)) if w
     ]
@@ -97,6 +103,7 @@ def describe(path: str, dataset: Any, *, item: StacScene | None, date: str | dt.
         radiometry="reflectance" if scaled or floating else "dn",
         float_without_scale=floating and not scaled,
         notes=tuple(notes),
+        mask=mask,
     )
 
 
@@ -142,6 +149,25 @@ def _names_said(
             f"{path}: has {len(indexes)} bands but scene.json names {len(listed)}; correct `bands` in scene.json"
         )
     return list(listed)
+
+
+def _mask(
+    path: str,
+    item: StacScene | None,
+    sidecar: Sidecar | None,
+    said: list[str | None],
+    indexes: list[int],
+) -> tuple[MaskRef | None, list[str | None], list[int]]:
+    """The scene's cloud mask, the surest first: scene.json, STAC item, a band, a file beside; and the other bands."""
+    ref = sidecar_mask(sidecar, path) if sidecar else None
+    ref = ref or (item.mask if item else None)
+    band = mask_band(said) if item is None else None
+    if band is not None:
+        position, kind = band
+        ref = ref or MaskRef(path, kind, f"band {indexes[position]} of the image", band=indexes[position])
+        said = said[:position] + said[position + 1 :]
+        indexes = indexes[:position] + indexes[position + 1 :]
+    return ref or (sibling_mask(path) if item is None else None), said, indexes
 
 
 def _roles(said: list[str | None], key: str | None, dataset: Any, indexes: list[int], notes: list[str]) -> list[str]:

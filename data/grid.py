@@ -39,17 +39,26 @@ class Grid:
         Raises:
             SceneError: the CRS cannot be related to longitude and latitude.
         """
-        col, row = self.width / 2, self.height / 2
-        cols, rows = np.array([col, col + 1, col + 1, col]), np.array([row, row, row + 1, row + 1])
-        lon, lat = self._lonlat(cols, rows)
-        area, _ = _GEOD.polygon_area_perimeter(lon, lat)
-        size = math.sqrt(abs(area))
+        size = math.sqrt(self.pixel_area_m2(self.height / 2, self.width / 2))
         if not math.isfinite(size) or size == 0:
             raise SceneError(
                 f"pixels of {self.transform.a:g} x {self.transform.e:g} have no size on the ground "
                 f"in {name_of(self.crs)}; check the CRS and the transform"
             )
         return size
+
+    def pixel_area_m2(self, row: float, col: float) -> float:
+        """Geodesic area of the pixel whose upper left corner is at a row and column."""
+        lon, lat = self._lonlat(np.array([col, col + 1, col + 1, col]), np.array([row, row, row + 1, row + 1]))
+        area, _ = _GEOD.polygon_area_perimeter(lon, lat)
+        return abs(float(area))
+
+    def spacing_m(self) -> tuple[float, float]:
+        """Geodesic distance at the centre from a row to the next, and from a column to the next."""
+        col, row = self.width / 2, self.height / 2
+        lon, lat = self._lonlat(np.array([col, col, col + 1]), np.array([row, row + 1, row]))
+        _, _, metres = _GEOD.inv(lon[[0, 0]], lat[[0, 0]], lon[1:], lat[1:])
+        return float(metres[0]), float(metres[1])
 
     def bounds_lonlat(self) -> tuple[float, float, float, float]:
         """West, south, east, north in degrees (WGS 84)."""

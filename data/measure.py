@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from rasterio.windows import Window
@@ -24,8 +24,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    # Reads a window of the pair: before, after `(bands, height, width)` and validity `(height, width)`.
-    Read = Callable[[Window, Sequence[str]], tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]]
+    # Reads a window of the pair.
+    Read = Callable[[Window, Sequence[str]], "Dates"]
+
+
+class Dates(Protocol):
+    """A window of a pair; what clouds hide is not valid, so that it takes part in no measurement."""
+
+    @property
+    def before(self) -> NDArray[np.float32]:
+        """Values `(bands, height, width)` of the first date."""
+
+    @property
+    def after(self) -> NDArray[np.float32]:
+        """Values of the second date."""
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Pixels `(height, width)` that hold a value at both dates."""
+
 
 # Visible and near infrared: the sharpest bands of the sensors that have bands of several resolutions.
 _SHARP = ("B02", "B03", "B04", "B08")
@@ -70,10 +87,11 @@ def measure_radiometry(
     quota = -(-settings.max_pixels // len(windows))
     samples: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for window in windows:
-        before, after, valid = read(window, names)
-        places = np.flatnonzero(valid.ravel())
+        got = read(window, names)
+        places = np.flatnonzero(got.valid.ravel())
         places = places[:: max(1, -(-len(places) // quota))]
-        samples.append((before.reshape(len(names), -1)[:, places], after.reshape(len(names), -1)[:, places]))
+        before, after = (values.reshape(len(names), -1)[:, places] for values in (got.before, got.after))
+        samples.append((before, after))
     first, second = (np.concatenate(parts, axis=1) for parts in zip(*samples, strict=True))
     return fit_gain_offset(first, second, settings=settings)
 
@@ -82,8 +100,8 @@ def _shifts(
     read: Read, windows: Sequence[Window], names: Sequence[str], settings: RegistrationSettings
 ) -> Iterator[Shift]:
     for window in windows:
-        before, after, valid = read(window, names)
-        if valid.mean() >= settings.min_valid:
-            shift = window_shift(before, after, valid, upsample=settings.upsample)
+        got = read(window, names)
+        if got.valid.mean() >= settings.min_valid:
+            shift = window_shift(got.before, got.after, got.valid, upsample=settings.upsample)
             if shift is not None:
                 yield shift

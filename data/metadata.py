@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tuban.data.address import gdal_path, is_remote
+from tuban.data.fetch import fetch_beside
+from tuban.data.mask_kinds import Kind  # noqa: TC001 - pydantic reads it at run time
 from tuban.errors import SceneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from tuban.data.remote import RemoteSettings
 
 # Tags that give the day of acquisition, the surest first.
 ACQUISITION_TAGS = (
@@ -36,7 +41,10 @@ _OFFSET_TAG = re.compile(r"^(?:.*_)?(?:BOA|RADIO)_ADD_OFFSET(?:_(?:BAND_?)?(?P<b
 
 
 class Sidecar(BaseModel):
-    """`scene.json` beside an image; `before` and `after` are the dates of `before.*` and `after.*`."""
+    """`scene.json` beside an image; `before` and `after` are the dates of `before.*` and `after.*`.
+
+    `mask` is the path of the cloud mask, from the folder of `scene.json`, for all images there or by their stems.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
@@ -48,6 +56,8 @@ class Sidecar(BaseModel):
     scale: float | tuple[float, ...] | None = None
     offset: float | tuple[float, ...] | None = None
     nodata: float | None = None
+    mask: str | dict[str, str] | None = None
+    mask_kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +94,27 @@ def parse_date(text: str | dt.date, where: str) -> dt.date:
         raise SceneError(f"{where}: {text!r} is not a date; write YYYY-MM-DD, for instance 2024-06-30") from None
 
 
-def read_sidecar(image: str) -> tuple[Sidecar | None, Path | None, tuple[str, ...]]:
-    """Read `scene.json` beside a local image.
+def read_sidecar(image: str, remote: RemoteSettings) -> tuple[Sidecar | None, Path | None, tuple[str, ...]]:
+    """Read `scene.json` beside an image, a remote one included.
+
+    Args:
+        image: path or URL of the image.
+        remote: time-outs and the allow-list of a remote one.
 
     Returns:
-        The sidecar, its path and notes on keys that mean nothing here; `(None, None, ())` where there is none.
+        The sidecar, its path (its name, of a remote one) and notes on keys that mean nothing here;
+        `(None, None, ())` where there is none.
 
     Raises:
         SceneError: the file is not JSON or a value has the wrong type.
+        ReadError: the server fails.
     """
-    path = Path(image).parent / "scene.json"
-    if image.startswith(("/vsi", "http")) or not path.is_file():
-        return None, None, ()
+    path = Path("scene.json") if is_remote(image) else Path(gdal_path(image)).parent / "scene.json"
     try:
+        text = fetch_beside(image, path.name, remote) if is_remote(image) else _local_text(path)
+        if text is None:
+            return None, None, ()
         # Through JSON, so that strict types still take a JSON list for a tuple.
-        text = path.read_text(encoding="utf-8-sig")
         sidecar = Sidecar.model_validate_json(text)
         keys = set(json.loads(text))
     except (ValidationError, UnicodeDecodeError, OSError) as error:
@@ -109,9 +125,23 @@ def read_sidecar(image: str) -> tuple[Sidecar | None, Path | None, tuple[str, ..
     return sidecar, path, (f"{path.name}: ignored unknown keys {', '.join(unknown)}",) if unknown else ()
 
 
+def image_stem(image: str) -> str:
+    """Return the name of an image without suffix, in small letters, of a path or a URL.
+
+    Example:
+        >>> image_stem("https://example.org/Before.tif?sig=1")
+        'before'
+    """
+    return Path(re.split(r"[?#]", image, maxsplit=1)[0] if is_remote(image) else image).stem.casefold()
+
+
+def _local_text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8-sig") if path.is_file() else None
+
+
 def sidecar_date(sidecar: Sidecar, image: str, path: Path) -> DateFound:
     """Return the date that `scene.json` gives for this image: `date`, or `before`/`after` by the file's stem."""
-    stem = Path(image).stem.casefold()
+    stem = image_stem(image)
     text = {"before": sidecar.before, "after": sidecar.after}.get(stem) or sidecar.date
     if text is None:
         return DateFound(None, "")

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tuban.data.vector import plan_table
+from tuban.data.plan_table import plan_defaults, plan_table
 from tuban.errors import PlanError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PermitKind = Literal["conversion", "temporary", "facility", "homestead", "emergency", "opinion"]
+_NAME = r"^[a-z][a-z0-9_]*$"  # snake_case, so that a role reads the same in plans, rule packs and columns
 
 
 class LayerSpec(BaseModel):
-    """One entry of `layers`. Fields that are left out take the role's defaults in `configs/plan.yaml`.
+    """One entry of `layers`. Fields that are left out take the role's defaults in `configs/plan/<jurisdiction>.yaml`.
 
     Attributes:
-        role: what the layer means; the roles of the contract, or any other name that a rule pack uses.
+        role: what the layer means: any name in snake_case that a rule pack uses.
         kind: of permits.
-        path: vector file, relative to the file that names it.
-        layer: layer in it; may be left out where there is only one.
+        path: vector file, relative to the file that names it; or the address of a PostGIS database,
+            `postgresql://user@host/database`, without a password.
+        layer: layer in it, `schema.table` in a database; may be left out where a file has only one.
         class_system: code table of `class_field`.
         class_field: field of land-use codes.
         name_field: field of land-use names, checked against the codes.
@@ -39,10 +40,10 @@ class LayerSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    role: str = Field(min_length=1)
+    role: str = Field(pattern=_NAME)
     path: str = Field(min_length=1)
     layer: str | None = None
-    kind: PermitKind | None = None
+    kind: str | None = Field(default=None, pattern=_NAME)
     class_system: str | None = None
     class_field: str | None = None
     name_field: str | None = None
@@ -55,21 +56,25 @@ class LayerSpec(BaseModel):
     guess_crs: bool | None = None
     central_meridian: float | None = None
 
-    @model_validator(mode="after")
-    def _permit_has_kind(self) -> LayerSpec:
-        if (self.role == "permit") != (self.kind is not None):
-            kinds = ", ".join(plan_table()["permit_kinds"])
-            raise ValueError(f"a layer of role permit, and only that, needs a kind: one of {kinds}")
-        return self
-
 
 class PlanSpec(BaseModel):
     """The whole of `plan.yaml`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    jurisdiction: str = "cn"
+    jurisdiction: str = Field(default_factory=lambda: plan_defaults().jurisdiction, min_length=1)
     layers: tuple[LayerSpec, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _permits_have_kinds(self) -> PlanSpec:
+        known = plan_table(self.jurisdiction).permit_kinds
+        choice = f": one of {', '.join(known)}" if known else ", such as conversion"
+        for index, entry in enumerate(self.layers):
+            if (entry.role == "permit") != (entry.kind is not None):
+                raise ValueError(f"layers.{index}: a layer of role permit, and only that, needs a kind{choice}")
+            if known and entry.kind is not None and entry.kind not in known:
+                raise ValueError(f"layers.{index}.kind: {entry.kind!r} is no kind of permit; give one{choice}")
+        return self
 
 
 def read_spec(path: Path) -> PlanSpec:
@@ -89,10 +94,15 @@ def read_spec(path: Path) -> PlanSpec:
     try:
         return PlanSpec.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "top level"
-        accepted = PlanSpec.model_fields if len(first["loc"]) == 1 else LayerSpec.model_fields
-        hint = f"; known keys: {', '.join(accepted)}" if first["type"] == "extra_forbidden" else ""
-        raise PlanError(
-            f"{path}: {key}: {first['msg']} (got {first['input']!r:.80}){hint}; see docs/plans.md"
-        ) from error
+        raise PlanError(f"{path}: {_said(error)}; see docs/plans.md") from error
+
+
+def _said(error: ValidationError) -> str:
+    """Return the first thing that is wrong: key, why, what stood there."""
+    first = error.errors()[0]
+    if not first["loc"]:
+        return first["msg"].removeprefix("Value error, ")
+    key = ".".join(str(part) for part in first["loc"])
+    accepted = PlanSpec.model_fields if len(first["loc"]) == 1 else LayerSpec.model_fields
+    hint = f"; known keys: {', '.join(accepted)}" if first["type"] == "extra_forbidden" else ""
+    return f"{key}: {first['msg']} (got {first['input']!r:.80}){hint}"

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from tuban.data.address import redacted
 from tuban.data.describe import Description, describe
 from tuban.data.grid import Grid
-from tuban.data.stac import read_item
-from tuban.errors import SceneError
+from tuban.data.remote import RemoteSettings
+from tuban.data.source import Source
+from tuban.data.stac import is_item, read_item
+from tuban.errors import ReadError, SceneError
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
+    import os
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from rasterio.crs import CRS
     from rasterio.transform import Affine
 
     from tuban.data.bands import Band
+    from tuban.data.mask_files import MaskRef
 
 FloatImage = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -44,6 +45,10 @@ class SceneSettings(BaseModel):
     probe_window: int = Field(
         512, ge=16, description="pixels a side of the windows in which a valid pixel is looked for"
     )
+    tolerate_damage: bool = Field(
+        default=False, description="go on where a part that is only checked or measured cannot be read"
+    )
+    remote: RemoteSettings = RemoteSettings()
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Scene:
     several threads at once. Close it, or use it as a context manager.
 
     Attributes:
-        path: as given: a file, `/vsi...`, or a STAC item.
+        path: as given, without secrets: a file, a URL, `/vsi...`, or a STAC item.
         crs: coordinate reference system.
         transform: pixel corner to CRS units.
         height: rows.
@@ -67,6 +72,7 @@ class Scene:
         radiometry: "reflectance" where the scale is known, else "dn".
         gsd_m: side of a pixel on the ground in metres, at the centre.
         notes: what was guessed or degraded.
+        mask: its cloud mask, where one was found; not opened yet.
     """
 
     path: str
@@ -82,9 +88,9 @@ class Scene:
     radiometry: Literal["reflectance", "dn"]
     gsd_m: float
     notes: tuple[str, ...]
-    source: str = field(repr=False)
+    source: Source = field(repr=False, compare=False)
     nodata_in_all: bool = False
-    _handle: list[Any] = field(default_factory=list, repr=False, compare=False)
+    mask: MaskRef | None = None
 
     @classmethod
     def open(
@@ -93,36 +99,44 @@ class Scene:
         """Open a scene and check that it can be used.
 
         Args:
-            path: anything rasterio opens, `/vsi...` included, or the JSON of a STAC item.
+            path: anything rasterio opens, `https://`, `s3://` and `/vsi...` included, or the JSON of a STAC item, by
+                path or URL.
             date: day of acquisition; goes before all metadata.
             settings: checks; the defaults suit every sensor.
 
         Raises:
             SceneError: missing, not a raster, damaged, no CRS, no transform, too small, no valid pixel, or metadata
                 that contradict the image.
+            ReadError: a server or file fails while it is opened.
+            ForbiddenAddressError: it is not on the allow-list of this service.
             UsageError: `date` is not a date.
         """
         settings = settings or SceneSettings()
-        text = os.fspath(path)
-        item = read_item(text) if text.casefold().endswith((".json", ".geojson")) else None
-        source = item.source if item else text
-        with _opened(text, source) as dataset:
-            grid = _georeferenced(text, dataset, settings)
-            known = describe(text, dataset, item=item, date=date)
-        scene = cls._of(text, source, grid, known)
-        try:
-            return _checked(scene, settings, guess_units=known.float_without_scale)
-        except BaseException:
-            scene.close()
-            raise
+        text = str(path)
+        with _without_secrets():
+            item = read_item(text, settings.remote) if is_item(text) else None
+            source = Source(text, settings.remote, target=item.source if item else None)
+            try:
+                grid, known = source.read(
+                    lambda dataset: (
+                        _georeferenced(source.name, dataset, settings),
+                        describe(text, dataset, item=item, date=date, remote=settings.remote),
+                    )
+                )
+                scene = cls._of(source, grid, known)
+                return _checked(scene, settings, guess_units=known.float_without_scale)
+            except BaseException:
+                source.close()
+                raise
 
     @classmethod
-    def _of(cls, path: str, source: str, grid: Grid, known: Description) -> Scene:
+    def _of(cls, source: Source, grid: Grid, known: Description) -> Scene:
         return cls(
-            path=path, source=source, crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
+            path=source.name, source=source,
+            crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
             bands=known.bands, nodata=known.nodata, nodata_in_all=known.nodata_in_all, date=known.date,
             date_source=known.date_source, sensor=known.sensor, radiometry=known.radiometry,
-            gsd_m=grid.pixel_size_m(), notes=known.notes,
+            gsd_m=grid.pixel_size_m(), notes=known.notes, mask=known.mask,
         )  # fmt: skip
 
     @property
@@ -155,7 +169,7 @@ class Scene:
             `(height, width)` bool.
 
         Raises:
-            SceneError: the file is damaged there; the message names the file and the window.
+            ReadError: it cannot be read there, damaged, gone, or its server fails; it names file, bands and window.
         """
         height, width = int(window.height), int(window.width)
         values = np.zeros((len(names), height, width), dtype=np.float32)
@@ -183,9 +197,7 @@ class Scene:
 
     def close(self) -> None:
         """Close the file; reading opens it again."""
-        while self._handle:
-            _, dataset = self._handle.pop()
-            dataset.close()
+        self.source.close()
 
     def __enter__(self) -> Self:
         return self
@@ -195,19 +207,10 @@ class Scene:
     ) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": []}
-
-    def _dataset(self) -> Any:
-        """The open file of this process; a handle inherited by a fork belongs to the parent and is left to it."""
-        if not self._handle or self._handle[-1][0] != os.getpid():
-            self._handle[:] = [(os.getpid(), _opened(self.path, self.source))]
-        return self._handle[-1][1]
-
     def _stored(self, part: Window, indexes: list[int]) -> tuple[NDArray[Any], Mask]:
         """Stored values and validity of a window that lies inside the scene."""
-        dataset = self._dataset()
-        try:
+
+        def work(dataset: Any) -> tuple[NDArray[Any], Mask]:
             stored = dataset.read(indexes, window=part)
             ok = np.isfinite(stored).all(axis=0)
             if self.nodata is not None and not np.isnan(self.nodata):
@@ -215,47 +218,37 @@ class Scene:
                 ok &= ~(empty.all(axis=0) if self.nodata_in_all else empty.any(axis=0))
             if MaskFlags.per_dataset in dataset.mask_flag_enums[indexes[0] - 1]:
                 ok &= dataset.read_masks(indexes[0], window=part) > 0
-        except RasterioError as error:
-            place = (
-                f"columns {part.col_off}-{part.col_off + part.width}, rows {part.row_off}-{part.row_off + part.height}"
-            )
-            raise SceneError(
-                f"{self.path}: cannot be read at {place} ({_one_line(error)}); "
-                "the file is damaged or cut short, copy it again"
-            ) from error
-        return stored, np.asarray(ok, dtype=bool)
+            return stored, np.asarray(ok, dtype=bool)
+
+        return self.source.read(work, bands=indexes, window=part)
 
 
 def _checked(scene: Scene, settings: SceneSettings, *, guess_units: bool) -> Scene:
     """Return the scene, with its units judged, once its corners can be read and it has a valid pixel."""
-    for row in (0, scene.height - 1):
-        for col in (0, scene.width - 1):
-            scene.read(Window(col, row, 1, 1), scene.names)  # a file cut short fails here, not hours later
-    for window in scene.grid.tiles(settings.probe_window):
-        values, valid = scene.read(window, scene.names)
-        if not valid.any():
+    corners = (Window(col, row, 1, 1) for row in (0, scene.height - 1) for col in (0, scene.width - 1))
+    damaged: ReadError | None = None
+    for window in (*corners, *scene.grid.tiles(settings.probe_window)):  # a file cut short fails here, not hours later
+        try:
+            values, valid = scene.read(window, scene.names)
+        except ReadError as error:
+            if not settings.tolerate_damage:
+                raise
+            damaged = damaged or error
             continue
+        if window.width == window.height == 1 or not valid.any():
+            continue
+        if damaged is not None:
+            scene = replace(scene, notes=(*scene.notes, f"damaged: {damaged}"))
         if guess_units and float(np.median(values[:, valid])) > 2:
             note = "float values well above 1 and no scale: taken as digital numbers; give `scale` in scene.json"
             return replace(scene, radiometry="dn", notes=(*scene.notes, note))
         return scene
+    if damaged is not None:
+        raise damaged
     raise SceneError(
         f"{scene.path}: no valid pixel in {scene.height} x {scene.width} (nodata {scene.nodata}); "
         "check the nodata value or give `nodata` in scene.json"
     )
-
-
-def _opened(path: str, source: str) -> Any:
-    """Open with rasterio, or say in one line why not."""
-    local = source == path and not path.startswith("/vsi") and "://" not in path and ":" not in path[2:]
-    if local and not Path(path).exists():
-        raise SceneError(f"{path}: no such file; check the path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # reported as an error by _georeferenced
-            return rasterio.open(source)
-    except (RasterioError, OSError) as error:
-        raise SceneError(f"{path}: is not a raster that GDAL can open, or is damaged ({_one_line(error)})") from error
 
 
 def _georeferenced(path: str, dataset: Any, settings: SceneSettings) -> Grid:
@@ -273,7 +266,15 @@ def _georeferenced(path: str, dataset: Any, settings: SceneSettings) -> Grid:
     return Grid(dataset.crs, dataset.transform, dataset.height, dataset.width)
 
 
-def _one_line(error: BaseException) -> str:
-    """Text of an error and of what caused it, in one line."""
-    cause = f": {error.__cause__}" if error.__cause__ else ""
-    return " ".join(f"{error}{cause}".split())
+@contextmanager
+def _without_secrets() -> Iterator[None]:
+    """Whatever is said about a scene that cannot be opened, its address is said without its secrets."""
+    try:
+        yield
+    except SceneError as error:
+        hidden = redacted(str(error))
+        if hidden == str(error):
+            raise
+        clean = type(error)(hidden)
+        clean.__dict__.update(error.__dict__)
+        raise clean from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,15 @@ from urllib.parse import urljoin
 from urllib.request import url2pathname
 from xml.sax.saxutils import escape
 
-import rasterio
-from rasterio.errors import RasterioError
-
+from tuban.data.address import gdal_path, is_remote, joined
 from tuban.data.bands import canonical_name, sensor_key, sensor_table
+from tuban.data.fetch import fetch_text
+from tuban.data.mask_files import MaskRef
+from tuban.data.mask_kinds import kind_named
 from tuban.data.metadata import parse_date
-from tuban.errors import SceneError
+from tuban.data.remote import RemoteSettings
+from tuban.data.source import Source
+from tuban.errors import ForbiddenAddressError, SceneError
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -26,6 +30,8 @@ _GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
     "float32": "Float32", "float64": "Float64",
 }  # fmt: skip
+# An item of a STAC API has no suffix: …/collections/<id>/items/<id>.
+_API_ITEM = re.compile(r"^https?://.*/collections/[^/]+/items/[^/]+$", re.IGNORECASE)
 _OFFSET_FLAG = "earthsearch:boa_offset_applied"
 
 
@@ -40,6 +46,7 @@ class StacScene:
     date: dt.date | None
     sensor: str | None
     notes: tuple[str, ...]
+    mask: MaskRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +59,35 @@ class _AssetBand:
     nodata: float | None
 
 
-def read_item(path: str) -> StacScene:
+def is_item(uri: str) -> bool:
+    """Tell by its name whether an input is the JSON of a STAC item; a query of a URL does not count.
+
+    Example:
+        >>> is_item("https://example.org/items/S2A.json?token=1"), is_item("before.tif")
+        (True, False)
+    """
+    name = re.split(r"[?#]", uri, maxsplit=1)[0] if is_remote(uri) else uri
+    return name.casefold().endswith((".json", ".geojson")) or bool(_API_ITEM.search(name))
+
+
+def read_item(path: str, remote: RemoteSettings | None = None) -> StacScene:
     """Read the JSON of a STAC item (1.0 or 1.1) and stack those of its assets whose band role is known.
 
     Args:
-        path: local path of the item; the hrefs of its assets may be relative to it, `http(s)://` or `s3://`.
+        path: path or URL of the item; the hrefs of its assets may be relative to it, `http(s)://` or `s3://`.
+        remote: time-outs, retries and the allow-list, for the item and its assets.
 
     Raises:
         SceneError: not a STAC item, no usable asset, or assets that do not cover the same area.
+        ReadError: a server fails.
+        ForbiddenAddressError: the item or an asset is not on the allow-list of this service.
     """
+    remote = remote or RemoteSettings()
+    allow = remote.allowed()
+    if allow is not None:
+        allow.check(path)
     try:
-        item = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        item = json.loads(fetch_text(path, remote) if is_remote(path) else Path(gdal_path(path)).read_text("utf-8-sig"))
     except FileNotFoundError:
         raise SceneError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -83,13 +108,14 @@ def read_item(path: str) -> StacScene:
     text = properties.get("datetime") or properties.get("start_datetime")
     scales, offsets, notes = _scaling(bands, properties, key)
     return StacScene(
-        source=_virtual_raster(path, bands),
+        source=_virtual_raster(path, bands, remote),
         names=tuple(band.name for band in bands),
         scales=scales,
         offsets=offsets,
         date=parse_date(str(text), path) if text else None,
         sensor=str(sensor) if sensor else None,
         notes=notes,
+        mask=_mask(path, item["assets"]),
     )
 
 
@@ -122,6 +148,15 @@ def _asset_bands(path: str, assets: Mapping[str, Any], key: str | None) -> Itera
                 )
 
 
+def _mask(path: str, assets: Mapping[str, Any]) -> MaskRef | None:
+    """The first asset whose key names a kind of cloud mask."""
+    for key, asset in assets.items():
+        kind = kind_named(key)
+        if kind is not None and "href" in asset:
+            return MaskRef(_href(path, str(asset["href"])), kind, f"asset {key} of the STAC item")
+    return None
+
+
 def _scaling(
     bands: list[_AssetBand], properties: Mapping[str, Any], key: str | None
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...], tuple[str, ...]]:
@@ -145,26 +180,24 @@ def _scaling(
 
 def _href(item: str, href: str) -> str:
     """Turn an asset's href into something GDAL opens."""
-    if href.startswith(("http://", "https://")):
-        return f"/vsicurl/{href}"
-    if href.startswith("s3://"):
-        return f"/vsis3/{href[5:]}"
-    if href.startswith("file://"):
-        return url2pathname(href[7:])
-    if href.startswith("/"):
-        return href
+    linked = joined(item, href)
+    if linked != href or href.startswith(("/", "<")):
+        return linked
     return url2pathname(urljoin(Path(item).absolute().as_uri(), href)[len("file://") :])
 
 
-def _virtual_raster(path: str, bands: list[_AssetBand]) -> str:
+def _virtual_raster(path: str, bands: list[_AssetBand], remote: RemoteSettings) -> str:
     """XML of a virtual raster on the finest grid of the assets."""
     headers: dict[str, Any] = {}
     for href in dict.fromkeys(band.href for band in bands):
         try:
-            with rasterio.open(href) as dataset:
-                headers[href] = (dataset.profile, dataset.bounds, dataset.dtypes, dataset.nodata)
-        except RasterioError as error:
-            raise SceneError(f"{path}: asset {href} cannot be opened ({' '.join(str(error).split())})") from error
+            asset = Source(href, remote)
+            headers[href] = asset.read(lambda data: (data.profile, data.bounds, data.dtypes, data.nodata))
+            asset.close()
+        except ForbiddenAddressError:
+            raise
+        except SceneError as error:
+            raise type(error)(f"{path}: asset {error}") from error
     profile, bounds, _, _ = min(headers.values(), key=lambda head: abs(head[0]["transform"].determinant))
     for href, (other, box, _, _) in headers.items():
         apart = max(abs(a - b) for a, b in zip(box, bounds, strict=True))

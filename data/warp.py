@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tuban.data.scene import FloatImage, Mask, Scene
 
 # Source pixels read for one piece of a window; bounds memory where the scene is far finer (10 bands: 160 MB).
-_MAX_SOURCE_PX = 4_000_000
+MAX_SOURCE_PX = 4_000_000
 # Reach of the cubic kernel, and one pixel for the curvature of the projection within a window.
 _MARGIN = 4
 
@@ -74,8 +74,8 @@ def _fill(
     values[lacking] = np.nan
     if right <= left or bottom <= top:
         return
-    if (right - left) * (bottom - top) > _MAX_SOURCE_PX and max(grid.height, grid.width) > 1:
-        for part in _halves(grid):
+    if (right - left) * (bottom - top) > MAX_SOURCE_PX and max(grid.height, grid.width) > 1:
+        for part in halves(grid):
             rows = slice(part.row_off, part.row_off + part.height)
             cols = slice(part.col_off, part.col_off + part.width)
             _fill(scene, grid.window(part), names, values[:, rows, cols], valid[rows, cols], resampling, density)
@@ -108,7 +108,7 @@ def kernel_density(scene: Scene, grid: Grid) -> tuple[float, float]:
     return (x if x < 0.9 else 1.0, y if y < 0.9 else 1.0)
 
 
-def _halves(grid: Grid) -> tuple[Window, Window]:
+def halves(grid: Grid) -> tuple[Window, Window]:
     """Cut a grid across its longer side."""
     if grid.height >= grid.width:
         half = grid.height // 2

@@ -62,8 +62,8 @@ class Tally:
             self.valid_px + other.valid_px,
             self.unseen_px + other.unseen_px,
             self.fed_px + other.fed_px,
-            # A block in the halos of neighbours is met by each of them.
-            tuple(dict.fromkeys((*self.damage, *other.damage))),
+            # A block in the halos of neighbours is met by each of them, and parts are done in any order.
+            tuple(sorted({*self.damage, *other.damage})),
             {**self.values, **values},
         )
 

@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any
 import rasterio
 
 from tuban.errors import SceneError
-from tuban.inference.backends import Backend, available_cores, open_backend
+from tuban.inference.backends import available_cores
 from tuban.inference.backends.trial import needless, trial
-from tuban.inference.background import RelativeBackend, measure_background
+from tuban.inference.background import measure_background
+from tuban.inference.cluster import connected
 from tuban.inference.journal import Journal, code_digest
 from tuban.inference.mosaic import write_mosaic
 from tuban.inference.reading import read_window
-from tuban.inference.runner import Runner
+from tuban.inference.recipe import Recipe
 from tuban.inference.settings import InferenceSettings
-from tuban.inference.tta import augmented
 from tuban.inference.windows import plan_windows
+from tuban.inference.worker import Job
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from tuban.inference.parts import Tally
+    from tuban.inference.backends import Backend
+    from tuban.inference.cluster import Cluster
+    from tuban.inference.parts import Part, Tally
     from tuban.inference.products import Product
     from tuban.inference.reading import PixelReader
     from tuban.inference.windows import WindowPlan
@@ -96,6 +99,8 @@ def predict(
         progress: called in the calling thread with pixels done and pixels in all.
 
     Raises:
+        ClusterError: Ray cannot be started or reached, has no room, or loses workers again and again.
+        MissingExtraError: Ray is asked for and not installed.
         ModelError: the network cannot be run, or gives values that are no probabilities.
         OutputError: results cannot be written; nothing is left under a final name.
         ReadError: the source is damaged, unless `settings.keep_going`.
@@ -120,26 +125,25 @@ def predict(
         "code": code_digest(),
     }
     folder = Path(out_dir) / JOURNAL if resume is None else Path(resume)
-    with Journal(folder, key) as journal, rasterio.Env(GDAL_CACHEMAX=settings.cache_mb):
+    with (
+        Journal(folder, key) as journal,
+        rasterio.Env(GDAL_CACHEMAX=settings.cache_mb),
+        connected(settings) as cluster,
+    ):
         for line in journal.notes:
             log.warning("%s", line)
-        backend = _backend(source, bundle, product, plan, journal, settings)
-        runner = Runner(
-            source,
-            bundle,
-            product,
-            plan,
-            backend,
-            batch=settings.batch,
-            ahead=settings.ahead,
-            keep_going=settings.keep_going,
-        )
+        recipe, backend = _decided(source, bundle, product, plan, journal, settings, cluster)
+        name, notes = backend.name, [*backend.notes]
         total = plan.groups(settings.batch)
-        for done, part in enumerate(runner.parts(journal.missing(total)), start=journal.reused + 1):
+        parts = _parts(Job(source, bundle, product, plan, recipe), backend, journal, total, cluster)
+        del backend  # with Ray it runs on the workers, and here it would only hold memory
+        for done, part in enumerate(parts, start=journal.reused + 1):
             journal.add(part)
             if progress is not None:
                 # The last pixel is done when the files stand under their names, not before.
                 progress(min(done * plan.total_px // total, plan.total_px - 1), plan.total_px)
+        history = (*journal.notes, *(cluster.history if cluster else ()))
+        notes += cluster.notes if cluster else ()
         if journal.tally.valid_px == 0:
             journal.remove()
             raise NothingToSeeError("no pixel is valid; check the nodata values, the masks and the overlap")
@@ -163,11 +167,11 @@ def predict(
         paths=paths,
         tally=journal.tally,
         total_px=plan.total_px,
-        backend=backend.name,
+        backend=name,
         seconds=seconds,
-        notes=(*backend.notes, *_damage_notes(journal.tally)),
-        details=_details(bundle, plan, settings, backend, journal),
-        history=tuple(journal.notes),
+        notes=(*notes, *_damage_notes(journal.tally)),
+        details=_details(bundle, plan, settings, name, journal),
+        history=history,
         trial=journal.facts.get("trial", {}),
     )
 
@@ -178,35 +182,46 @@ def halo(bundle: Bundle, settings: InferenceSettings) -> int:
     return -(-wanted // bundle.stride) * bundle.stride
 
 
-def _backend(
+def _parts(job: Job, backend: Backend, journal: Journal, total: int, cluster: Cluster | None) -> Iterator[Part]:
+    """Return the parts that are still to be made, here or on Ray."""
+    missing = journal.missing(total)
+    if cluster is None:
+        return job.runner(backend).parts(missing)
+    return cluster.parts(job, backend, missing, total - journal.reused)
+
+
+def _decided(
     source: PixelReader,
     bundle: Bundle,
     product: Product,
     plan: WindowPlan,
     journal: Journal,
     settings: InferenceSettings,
-) -> Backend:
-    """Open the backend, decided once per run: going on, what was decided then still holds."""
-    if "backend" not in journal.facts:
-        journal.decide(**_choice(source, bundle, product, plan, settings))
-    backend = open_backend(
-        journal.facts["backend"],
-        bundle,
-        threads=settings.threads,
-        device=settings.device,
-        precision=settings.precision,
-        compiled=settings.compile,
-    )
-    # The background belongs to the scores that will be judged by it, so it is measured as they are made.
-    backend = augmented(backend, settings.tta)
-    if "background" not in journal.facts:
+    cluster: Cluster | None,
+) -> tuple[Recipe, Backend]:
+    """Decide how parts are made, once per run: going on, what was decided then still holds."""
+    facts = journal.facts
+    if "threads" not in facts:
+        journal.decide(threads=settings.threads or (cluster.threads if cluster else available_cores()))
+    threads = settings.threads or facts["threads"]
+    if "backend" not in facts:
+        journal.decide(**_choice(source, bundle, product, plan, settings, threads))
+    recipe = Recipe(facts["backend"], settings, threads)
+    backend = recipe.open(bundle)
+    if "background" not in facts:
+        # The background belongs to the scores that will be judged by it, so it is measured as they are made.
         journal.decide(background=measure_background(backend, source, bundle, keep_going=settings.keep_going))
-    background = journal.facts["background"]
-    return RelativeBackend(backend, background["shift"]) if background else backend
+    background = facts["background"]
+    return (recipe, backend) if not background else recipe.relative(backend, background["shift"])
 
 
 def _choice(
-    source: PixelReader, bundle: Bundle, product: Product, plan: WindowPlan, settings: InferenceSettings
+    source: PixelReader,
+    bundle: Bundle,
+    product: Product,
+    plan: WindowPlan,
+    settings: InferenceSettings,
+    threads: int,
 ) -> dict[str, Any]:
     """Return the backend to take, and for `auto` what was measured to choose it."""
     if settings.backend != "auto":
@@ -230,7 +245,7 @@ def _choice(
         {name: image[None] for name, image in sample.items()},
         product.wanted,
         pixels=pixels,
-        threads=settings.threads,
+        threads=threads,
         device=settings.device,
     )
     return {"backend": result.choice, "trial": result.details()}
@@ -246,18 +261,20 @@ def _damage_notes(tally: Tally) -> list[str]:
         return []
     first = tally.damage[0]
     return [
-        (f"{len(tally.damage)} blocks could not be read and hold no result, the first at row {first.row}, column "
-        f"{first.col}: {first.reason}")
+        (
+            f"{len(tally.damage)} blocks could not be read and hold no result, the first at row {first.row}, column "
+            f"{first.col}: {first.reason}"
+        )
     ]
 
 
 def _details(
-    bundle: Bundle, plan: WindowPlan, settings: InferenceSettings, backend: Backend, journal: Journal
+    bundle: Bundle, plan: WindowPlan, settings: InferenceSettings, backend: str, journal: Journal
 ) -> dict[str, Any]:
     tally = journal.tally
     return {
         "model": bundle.model_id,
-        "backend": backend.name,
+        "backend": backend,
         "threshold": bundle.threshold,
         "background": journal.facts["background"],
         "windows_run": tally.run,

@@ -37,6 +37,7 @@ class RescaledWindow(NamedTuple):
     after: NDArray[np.float32]
     valid: NDArray[np.bool_]
     unseen: NDArray[np.bool_] | None
+    causes: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class RescaledPair:
             self._mapped(read.after, names),
             read.valid,
             getattr(read, "unseen", None),
+            getattr(read, "causes", None),
         )
 
     def _mapped(self, values: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the field's standard alias)
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tuban.models.network import ChangeNet, Decoder, upsampled
+from tuban.models.network import ChangeNet, Decoder, contrast, upsampled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,41 +146,39 @@ class DeployedChange(nn.Module):
         self.slope, self.intercept = float(slope), float(intercept)
         self.mean, self.scale = nn.Parameter(network.mean), nn.Parameter(1 / network.std)
         self.network = network
-        bands, classes = len(network.spec.bands), len(network.spec.classes)
-        self.landcover_decoder, self.change_decoder = _Decoder(network.landcover_decoder), _Decoder(network.change_decoder)
-        self.first = _Parts(network.difference[0], [bands, 1])
+        spec = network.spec
+        classes = len(spec.classes)
+        self.landcover_decoder = _Decoder(network.landcover_decoder)
+        self.change_decoder = _Decoder(network.change_decoder)
+        self.difference = _Parts(network.difference, [len(spec.bands), 1])
         self.fusion = nn.ModuleList(
-            _Parts(block, [block[0].out_channels] * 3 + ([classes] * 2 if place == 0 else []))
+            _Parts(block, [block[0].out_channels] * 3 + ([spec.stem] if place == 0 else []))
             for place, block in enumerate(network.fusion)
         )
+        self.head = _Parts(network.change_head[0], [spec.width[-1], classes, classes, 1])
 
     def normalise(self, x: Tensor) -> Tensor:
         """Standardise by the training statistics; NaN becomes the mean."""
         x = torch.where(torch.isnan(x), self.mean, x)
         return ((x - self.mean) * self.scale).clamp(-6.0, 6.0)
 
-    def landcover(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the pyramid of a standardised image and its land-cover logits at half resolution."""
-        pyramid = self.network.encode(image)
-        return pyramid, self.network.landcover_head(self.landcover_decoder(pyramid))
-
     def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
         """Return probabilities `(n, classes, h, w)` twice, change `(n, h, w)`, and the two classes' positions uint8."""
         first, second = self.normalise(before), self.normalise(after)
-        contrast = self.network.contrast(first, second)
-        bands = contrast.shape[1] - 1
-        difference = self.network.difference[1](self.first([contrast[:, :bands], contrast[:, bands:]]))
-        pyramid_before, cover_before = self.landcover(first)
-        pyramid_after, cover_after = self.landcover(second)
-        levels = []
-        for place, (fusion, a, b) in enumerate(zip(self.fusion, pyramid_before, pyramid_after, strict=True)):
-            covers = [softmax(cover_before), softmax(cover_after)] if place == 0 else []
-            levels.append(fusion([a, b, (b - a).abs(), *covers]))
-        logit = self.network.change_head(self.change_decoder([difference, *levels]))[:, 0]
-        change = torch.sigmoid(self.slope * logit + self.intercept)
-        covers = [upsampled(cover_before), upsampled(cover_after)]
-        classes = [cover.argmax(dim=1).to(torch.uint8) for cover in covers]
-        return softmax(covers[0]), softmax(covers[1]), change, *classes
+        difference, magnitude = contrast(first, second)
+        raw = self.difference([difference, magnitude])
+        pyramids = [self.network.encode(image) for image in (first, second)]
+        covers = [
+            upsampled(self.network.landcover_head(self.landcover_decoder(pyramid[1:]))) for pyramid in pyramids
+        ]
+        levels = [
+            fusion([a, b, (b - a).abs(), *([raw] if place == 0 else [])])
+            for place, (fusion, a, b) in enumerate(zip(self.fusion, *pyramids, strict=True))
+        ]
+        chances = [softmax(cover) for cover in covers]
+        features = self.head([self.change_decoder(levels), *chances, magnitude])
+        change = torch.sigmoid(self.slope * self.network.change_head[1](features)[:, 0] + self.intercept)
+        return *chances, change, *(cover.argmax(dim=1).to(torch.uint8) for cover in covers)
 
 
 class DeployedLandcover(nn.Module):
@@ -215,5 +213,4 @@ class LandcoverHalf(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits at full resolution."""
-        logits: Tensor = upsampled(self.head(self.decoder(self.encoder(image))))
-        return logits
+        return upsampled(self.head(self.decoder(self.encoder(image)[1:])))

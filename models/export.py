@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 AGREEMENT = 1e-4
 # Side of what the network is fed, pixels: the larger, the less is computed twice in halos, and the more memory.
-TILE = 1408
+TILE = 1024
 
 
 def read_run(folder: Path) -> ChangeNet:
@@ -104,7 +104,7 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
         out: the bundle's folder; made if missing, its four files replaced.
         name: bundle name, lowercase.
         version: version of the weights.
-        facts: `gsd_m`, `required_bands`, `change_to_classes`, `threshold`, `calibration` (slope, intercept),
+        facts: `halo` (None: the whole reach, so that tiles agree exactly), `gsd_m`, `required_bands`, `change_to_classes`, `threshold`, `calibration` (slope, intercept),
             `metrics`, `training`: what the bundle declares and the model card prints.
 
     Raises:
@@ -113,7 +113,8 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
     network = read_run(run)
     spec = network.spec
     reach = receptive_reach(network)
-    halo = -(-reach // spec.stride) * spec.stride
+    wanted = facts.get("halo") or reach
+    halo = -(-wanted // spec.stride) * spec.stride
     network.half().float()  # the weights that are shipped, and checked, are those in half precision
     calibration = dict(facts["calibration"])
     out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,7 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
         tile=TILE,
         halo=halo,
         receptive_reach=reach,
-        network={name: getattr(spec, name) for name in ("encoder", "depth", "context", "width", "stem")},
+        network={"encoder": spec.encoder, "depth": spec.depth, "width": list(spec.width), "stem": spec.stem},
         stride=spec.stride,
         threshold=facts["threshold"],
         calibration=calibration,

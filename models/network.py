@@ -28,8 +28,7 @@ class NetworkSpec:
         mean: training mean per band, in the units of the input.
         std: training standard deviation per band, same units.
         encoder: encoder name of segmentation-models-pytorch.
-        depth: resolutions of the encoder; the stride of the deepest is 2**depth pixels.
-        context: whether the encoder's next stage is kept, at the same stride, for a wider view at little cost.
+        depth: encoder stages; the stride of the deepest is 2**depth pixels.
         width: channels of the decoder from the deepest skip to full resolution, `depth` numbers.
         stem: channels of the full-resolution branch, which keeps changes of one or two pixels.
     """
@@ -39,9 +38,8 @@ class NetworkSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     encoder: str = "tu-tf_efficientnet_lite0"
-    depth: int = 3
-    context: bool = True
-    width: tuple[int, ...] = (64, 32, 16)
+    depth: int = 4
+    width: tuple[int, ...] = (64, 48, 32, 16)
     stem: int = 16
 
     @property
@@ -106,18 +104,24 @@ class ChangeNet(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1))
         count = len(spec.bands)
-        self.encoder, channels = _encoder(spec, imagenet=imagenet)
+        self.encoder = get_encoder(spec.encoder, in_channels=count, depth=spec.depth, weights=None)
+        if imagenet:
+            load_imagenet(self.encoder.model, spec.bands)
+        # timm keeps the stages below the last one used; they would be trained by nothing and shipped for nothing.
+        del self.encoder.model.blocks[_stages(self.encoder, spec.depth) :]
+        channels = [spec.stem, *self.encoder.out_channels[1:]]
+        self.stem = nn.Sequential(conv_block(count, spec.stem), conv_block(spec.stem, spec.stem))
         # Land cover is decoded at half resolution: its weak labels are no sharper, and it runs on both dates.
-        self.landcover_decoder = Decoder(channels, spec.width[:-1])
+        self.landcover_decoder = Decoder(channels[1:], spec.width[:-1])
         self.landcover_head = nn.Conv2d(spec.width[-2], len(spec.classes), 1)
-        # Full resolution is worth its cost only where the dates are compared: the plain difference image is a strong
-        # cue, and the network starts from it instead of having to learn it.
-        self.difference = nn.Sequential(conv_block(count + 1, spec.stem), conv_block(spec.stem, spec.stem))
-        # The finest fusion also sees both land covers.
-        extra = [2 * len(spec.classes), *(0 for _ in channels[1:])]
+        self.difference = conv_block(count + 1, spec.stem)
+        extra = [spec.stem, *(0 for _ in channels[1:])]
         self.fusion = nn.ModuleList(conv_block(3 * c + e, c, kernel=1) for c, e in zip(channels, extra, strict=True))
-        self.change_decoder = Decoder([spec.stem, *channels], spec.width)
-        self.change_head = nn.Conv2d(spec.width[-1], 1, 1)
+        self.change_decoder = Decoder(channels, spec.width)
+        self.change_head = nn.Sequential(
+            conv_block(spec.width[-1] + 2 * len(spec.classes) + 1, spec.width[-1], kernel=1),
+            nn.Conv2d(spec.width[-1], 1, 1),
+        )
 
     def normalise(self, x: Tensor) -> Tensor:
         """Standardise by the training statistics; NaN becomes 0, which is the training mean."""
@@ -129,38 +133,36 @@ class ChangeNet(nn.Module):
         count = before.shape[0]
         both = self.normalise(torch.cat([before, after]))
         pyramid = self.encode(both)
-        landcover = self.landcover_head(self.landcover_decoder(pyramid))
-        # No gradient flows back from change to land cover: each task keeps its own labels.
-        covers = landcover.detach().softmax(1)
-        fused = [
-            fusion(self.compared(level[:count], level[count:], covers if place == 0 else None))
-            for place, (fusion, level) in enumerate(zip(self.fusion, pyramid, strict=True))
-        ]
-        difference = self.difference(self.contrast(both[:count], both[count:]))
-        change = self.change_head(self.change_decoder([difference, *fused]))
-        landcover = upsampled(landcover)
-        return Logits(landcover[:count], landcover[count:], change[:, 0])
+        landcover = upsampled(self.landcover_head(self.landcover_decoder(pyramid[1:])))
+        difference, magnitude = contrast(both[:count], both[count:])
+        raw = [self.difference(torch.cat([difference, magnitude], dim=1)), *(None for _ in pyramid[1:])]
+        fused = [self._fuse(*parts, count) for parts in zip(self.fusion, pyramid, raw, strict=True)]
+        change = self.change_decoder(fused)
+        first, second = landcover[:count], landcover[count:]
+        # The change head sees both land covers, but no gradient flows back: each task keeps its own labels.
+        covers = [first.detach().softmax(1), second.detach().softmax(1)]
+        logits = self.change_head(torch.cat([change, *covers, magnitude], dim=1))
+        return Logits(first, second, logits[:, 0])
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Return the features of standardised images, finest (half resolution) first."""
-        pyramid: list[Tensor] = self.encoder(image)
-        return pyramid
+        """Return the features of standardised images, finest (full resolution) first."""
+        return [self.stem(image), *self.encoder(image)[1:]]
 
     @staticmethod
-    def contrast(before: Tensor, after: Tensor) -> Tensor:
-        """Return the difference of each band and its magnitude over all bands."""
-        difference = after - before
-        magnitude = torch.log1p(difference.square().mean(dim=1, keepdim=True).add(1e-6).sqrt())
-        return torch.cat([difference, magnitude], dim=1)
-
-    @staticmethod
-    def compared(first: Tensor, second: Tensor, covers: Tensor | None) -> Tensor:
-        """Return what a fusion sees: both dates' features, their absolute difference, and perhaps both land covers."""
+    def _fuse(fusion: nn.Module, level: Tensor, raw: Tensor | None, count: int) -> Tensor:
+        first, second = level[:count], level[count:]
         parts = [first, second, (second - first).abs()]
-        if covers is not None:
-            count = len(first)
-            parts += [covers[:count], covers[count:]]
-        return torch.cat(parts, dim=1)
+        fused: Tensor = fusion(torch.cat(parts if raw is None else [*parts, raw], dim=1))
+        return fused
+
+
+def contrast(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the difference of each band, and its magnitude over all bands `(n, 1, h, w)`.
+
+    The plain difference image is a strong cue already; the network starts from it instead of having to learn it.
+    """
+    difference = after - before
+    return difference, torch.log1p(difference.square().mean(dim=1, keepdim=True).add(1e-6).sqrt())
 
 
 def upsampled(landcover: Tensor) -> Tensor:
@@ -168,40 +170,7 @@ def upsampled(landcover: Tensor) -> Tensor:
     return F.interpolate(landcover, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-class Encoder(nn.Module):
-    """The first stages of a timm encoder; gives the last features of each resolution."""
-
-    def __init__(self, model: Any, stages: tuple[tuple[int, ...], ...]) -> None:
-        """Keep the blocks named in `stages`: for each resolution the indices of the blocks that make it."""
-        super().__init__()
-        self.conv_stem, self.bn1 = model.conv_stem, model.bn1
-        self.stages = nn.ModuleList(nn.Sequential(*(model.blocks[i] for i in stage)) for stage in stages)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the pyramid of `(n, bands, h, w)`, finest first."""
-        x = self.bn1(self.conv_stem(x))
-        pyramid = []
-        for stage in self.stages:
-            x = stage(x)
-            pyramid.append(x)
-        return pyramid
-
-
-def _encoder(spec: NetworkSpec, *, imagenet: bool) -> tuple[Encoder, list[int]]:
-    """Return the encoder and its channels, finest first."""
-    whole = get_encoder(spec.encoder, in_channels=len(spec.bands), depth=5, weights=None)
-    if imagenet:
-        load_imagenet(whole.model, spec.bands)
-    # EfficientNet-Lite: blocks 0, 1, 2 end at stride 2, 4, 8; 3 and 4 at 16; 5 and 6 at 32.
-    last = [int(name.removeprefix("blocks.")) for name in whole.model.feature_info.module_name()]
-    stages = [tuple(range(last[i - 1] + 1 if i else 0, last[i] + 1)) for i in range(spec.depth)]
-    if spec.context:
-        following = last[spec.depth - 1] + 1
-        for module in whole.model.blocks[following].modules():
-            if isinstance(module, nn.Conv2d) and module.stride != (1, 1):
-                module.stride = (1, 1)
-        stages[-1] = (*stages[-1], following)
-    encoder = Encoder(whole.model, tuple(stages))
-    with torch.no_grad():
-        channels = [level.shape[1] for level in encoder.eval()(torch.zeros(1, len(spec.bands), 64, 64))]
-    return encoder.train(), channels
+def _stages(encoder: Any, depth: int) -> int:
+    """Return how many of a timm encoder's blocks make its first `depth` features."""
+    last: str = encoder.model.feature_info.module_name()[depth - 1]
+    return int(last.removeprefix("blocks.")) + 1

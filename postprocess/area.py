@@ -7,7 +7,6 @@ datum, as GeographicLib computes it. `docs/areas.md` says why and how much that 
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 
 M2_PER_MU = 2000 / 3
 _POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7  # type ids of shapely
+_BLOCK = 4096  # geometries measured at a time
+_SHORT_EDGE_DEG = 0.02  # about 2 km; longer edges are measured as geodesics, one by one
+_NEAR_POLE_DEG = 88.0  # nearer to a pole the closed form loses digits, and a ring may go around it
 
 
 def geodesic_area(geometries: Iterable[Any], crs: Any, *, max_segment: float | None = None) -> FloatArray:
@@ -59,7 +61,7 @@ def geodesic_area(geometries: Iterable[Any], crs: Any, *, max_segment: float | N
         >>> round(float(geodesic_area([box], "EPSG:4490")[0]), 2)
         9481.61
     """
-    return geodesic_area_perimeter(geometries, crs, max_segment=max_segment)[0]
+    return _measure(geometries, crs, max_segment, lengths=False)[0]
 
 
 def geodesic_area_perimeter(
@@ -69,28 +71,86 @@ def geodesic_area_perimeter(
 
     Args and errors are those of `geodesic_area`.
     """
+    return _measure(geometries, crs, max_segment, lengths=True)
+
+
+def _measure(
+    geometries: Iterable[Any], crs: Any, max_segment: float | None, *, lengths: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Return areas and, where `lengths` asks for them, perimeters (else 0)."""
     shapes = shapely_array(geometries)
     area, perimeter = np.zeros(len(shapes)), np.zeros(len(shapes))
     geod, transformer, degrees = _geodesy(_crs_text(crs))
-    parts, owner = _polygons(shapes)
-    if not len(parts):
-        return area, perimeter
-    if max_segment is not None:
-        if not max_segment > 0:
-            raise UsageError(f"max_segment {max_segment}: give a length above 0 in CRS units, or None")
-        parts = shapely.segmentize(parts, max_segment)
-    rings, part_of_ring = shapely.get_rings(parts, return_index=True)
-    points, ring_of_point = shapely.get_coordinates(rings, return_index=True)
-    lon, lat = _geographic(points, transformer, degrees)
-    starts = np.searchsorted(ring_of_point, np.arange(len(rings) + 1)).tolist()
-    measure = geod.polygon_area_perimeter
-    # The closing vertex would only add an edge of length 0.
-    measured = np.array([measure(lon[a : b - 1], lat[a : b - 1]) for a, b in pairwise(starts)])
-    ring_area = np.abs(measured[:, 0])
-    ring_area[1:][part_of_ring[1:] == part_of_ring[:-1]] *= -1.0  # rings after a part's first are its holes
-    np.add.at(area, owner[part_of_ring], ring_area)
-    np.add.at(perimeter, owner[part_of_ring], measured[:, 1])
+    if max_segment is not None and not max_segment > 0:
+        raise UsageError(f"max_segment {max_segment}: give a length above 0 in CRS units, or None")
+    # Block by block the vertices stay in the processor's cache: half the time, and bounded memory.
+    for start in range(0, len(shapes), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        parts, owner = _polygons(shapes[block])
+        if not len(parts):
+            continue
+        if max_segment is not None:
+            parts = shapely.segmentize(parts, max_segment)
+        rings, part_of_ring = shapely.get_rings(parts, return_index=True)
+        points, ring_of_point = shapely.get_coordinates(rings, return_index=True)
+        lon, lat = _geographic(points, transformer, degrees)
+        ends = np.searchsorted(ring_of_point, np.arange(len(rings) + 1))
+        ring_area, ring_length = _measure_rings(geod, lon, lat, ends, lengths=lengths)
+        ring_area[1:][part_of_ring[1:] == part_of_ring[:-1]] *= -1.0  # rings after a part's first are its holes
+        np.add.at(area[block], owner[part_of_ring], ring_area)
+        np.add.at(perimeter[block], owner[part_of_ring], ring_length)
     return area, perimeter
+
+
+def _measure_rings(
+    geod: pyproj.Geod, lon: FloatArray, lat: FloatArray, starts: npt.NDArray[np.intp], *, lengths: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Return the area of each closed ring and, where `lengths` asks for it, its length (else 0)."""
+    count = len(starts) - 1
+    area, length = np.zeros(count), np.zeros(count)
+    exact = np.ones(count, dtype=bool) if lengths else ~_authalic_rings(geod, lon, lat, starts, area)
+    measure = geod.polygon_area_perimeter
+    for ring in np.flatnonzero(exact):
+        # The closing vertex would only add an edge of length 0.
+        inner = slice(starts[ring], starts[ring + 1] - 1)
+        area[ring], length[ring] = measure(lon[inner], lat[inner])
+    return np.abs(area), length
+
+
+def _authalic_rings(
+    geod: pyproj.Geod, lon: FloatArray, lat: FloatArray, starts: npt.NDArray[np.intp], area: FloatArray
+) -> npt.NDArray[np.bool_]:
+    """Write the signed areas of rings with short edges into `area`, and say which rings those are, `(rings,)`.
+
+    The vertices go to the sphere of the ellipsoid's area by the authalic latitude, and the strip between each edge and
+    the equator is a spherical excess in closed form: twenty times as fast as a geodesic for each edge. The edge is then
+    a great circle instead of a geodesic; below `_SHORT_EDGE_DEG` that differs by less than 1e-10 of the area.
+    """
+    e2 = geod.f * (2 - geod.f)
+    if e2 <= 0:  # a sphere: the general way does it, and nobody maps land on one
+        return np.zeros(len(area), dtype=bool)
+    e = np.sqrt(e2)
+    pole = 1 + (1 - e2) * np.arctanh(e) / e
+    sine = np.sin(np.radians(lat))
+    sine_authalic = (1 - e2) * (sine / (1 - e2 * sine**2) + np.arctanh(e * sine) / e) / pole
+    half_tangent = sine_authalic / (1 + np.sqrt(np.maximum((1 - sine_authalic) * (1 + sine_authalic), 0.0)))
+    # Each ring is unwrapped about its first vertex, the shorter way across the antimeridian. Wrapping the steps instead
+    # would round each for itself, and a ring that does not close is wrong by that times its distance to the equator.
+    turn = 360.0 * np.round((lon - np.repeat(lon[starts[:-1]], np.diff(starts))) / 360.0)
+    step = np.diff(lon - turn, append=0.0)
+    after = np.append(half_tangent[1:], half_tangent[-1:])
+    excess = 2 * np.arctan(np.tan(np.radians(step) / 2) * (half_tangent + after) / (1 + half_tangent * after))
+    # The step from one ring's last vertex to the next ring's first is no edge.
+    seams = starts[1:] - 1
+    excess[seams] = 0.0
+    step[seams] = 0.0
+    rise = np.diff(lat, append=lat[-1:])
+    rise[seams] = 0.0
+    long = (np.abs(rise) > _SHORT_EDGE_DEG) | (np.abs(step) * np.cos(np.radians(lat)) > _SHORT_EDGE_DEG)
+    long |= np.abs(lat) > _NEAR_POLE_DEG
+    short: npt.NDArray[np.bool_] = ~np.logical_or.reduceat(long, starts[:-1])
+    area[short] = (np.add.reduceat(excess, starts[:-1]) * geod.a**2 * pole / 2)[short]
+    return short
 
 
 def to_mu(m2: Any) -> FloatArray:
@@ -195,6 +255,8 @@ def _geodesy(wkt: str) -> tuple[pyproj.Geod, pyproj.Transformer | None, float]:
 def _polygons(shapes: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.intp]]:
     """Return the single polygons in `shapes` and the index of the geometry each belongs to."""
     owner = np.arange(len(shapes))
+    if (shapely.get_type_id(shapes) == _POLYGON).all() and not shapely.is_empty(shapes).any():
+        return shapes, owner
     while True:
         parts, index = shapely.get_parts(shapes, return_index=True)
         owner = owner[index]

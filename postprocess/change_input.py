@@ -68,7 +68,7 @@ def read_changes(
     if "confidence" not in source.columns:
         notes.append(f"{name}: no confidence; left empty")
     seen: set[str] = set()
-    for frame in source.batches(counts=counts):
+    for frame in source.batches(counts=counts, neighbours=True):
         out = _completed(frame, path, given_id=given_id)
         repeated = [i for i in out["change_id"] if i in seen] or list(out["change_id"][out["change_id"].duplicated()])
         if repeated and given_id:

@@ -14,14 +14,17 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 import shapely
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from tuban.data.classes import classes
 from tuban.errors import SceneError
 from tuban.postprocess.area import geodesic_area_perimeter, to_mu
-from tuban.postprocess.polygonize import PolygonBatch, VectorizeSettings, iter_polygons
+from tuban.postprocess.class_raster import grid_of
+from tuban.postprocess.generalize import Generalizer
+from tuban.postprocess.polygonize import PolygonBatch, iter_polygons, read_classes
+from tuban.postprocess.vectorize_settings import VectorizeSettings, tiers
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -84,15 +87,21 @@ class ChangeSettings(BaseModel):
         default=None, ge=0, le=1, description="grow changes over adjacent pixels of at least this probability"
     )
     mmu_m2: dict[str, float] = Field(
-        default={
-            **dict.fromkeys(("building", "road", "hardened", "photovoltaic", "built_mixed", "mining"), 200.0),
-            **dict.fromkeys(("facility_agri", "plastic_greenhouse"), 200.0),
-            **dict.fromkeys(("cropland", "orchard", "tree", "grass_shrub", "pond"), 400.0),
-        },
+        default_factory=lambda: tiers("cn"),
         description="minimum mapping unit by to_class, m2; smaller changes are flagged, never dropped",
     )
     mmu_default_m2: float = Field(default=600.0, ge=0, description="minimum mapping unit of other classes, m2")
     vectorize: VectorizeSettings = VectorizeSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ChangeSettings:
+        """Refuse what could only be ignored: a change has no neighbour to join, and no class while it is traced."""
+        if self.vectorize.measures or self.vectorize.square_classes:
+            raise ValueError(
+                "changes take their minimum mapping units from mmu_m2 and mmu_default_m2 and are not squared; "
+                "leave vectorize.mmu, vectorize.min_area_m2 and vectorize.square_classes as they are"
+            )
+        return self
 
 
 def iter_changes(
@@ -111,7 +120,8 @@ def iter_changes(
         settings: defaults where None.
         dates: dates of both scenes; part of `change_id`.
         counts: filled with `polygons`, `dropped_min_pixels`, `below_mmu`, `to_class_assumed`, `from_class_unknown`
-            and `touches_edge`, for run.json.
+            and `touches_edge`, and where outlines are simplified with `stepped`: those that keep pixel edges
+            somewhere. For run.json.
 
     Yields:
         Frames in the rasters' CRS with `COLUMNS` and `geometry`. `from_class`: most frequent known land cover
@@ -119,7 +129,8 @@ def iter_changes(
         where none occurs, the first of them, and `to_class_assumed` is true. `area_m2`: ellipsoidal, two
         decimals. `confidence`: mean probability of its pixels. `compactness`: 4 pi area / perimeter2, at most 1.
         `touches_edge`: next to nodata or at the scene's edge, so perhaps larger in truth. `below_mmu`: smaller
-        than the minimum mapping unit of its `to_class`. `change_id`: 16 hex digits out of outline and dates.
+        than the minimum mapping unit of its `to_class`. `change_id`: 16 hex digits out of outline and dates; of the
+        outline along pixel edges, so that simplification does not change it.
 
     Raises:
         SceneError: a raster cannot be read, or the rasters are not on one grid.
@@ -136,10 +147,16 @@ def iter_changes(
                     )
             crs = change.crs
             reader = _Reader(change, others, settings.grow_to)
+            generalizer = None
+            if settings.vectorize.simplify_m:
+                generalizer = Generalizer.of(settings.vectorize, grid_of(change)[1], reader.pixels)
             for batch in iter_polygons(
                 rasters.change, mask_values=(0,), settings=settings.vectorize, prepare=reader.prepare
             ):
-                frame = _frame(batch, crs, bundle.change_to_classes, settings, dates, counts)
+                drawn, stepped = batch, None
+                if generalizer is not None:
+                    drawn, stepped = generalizer.simplified(batch)
+                frame = _frame(batch, drawn.geometry, stepped, crs, bundle.change_to_classes, settings, dates, counts)
                 if len(frame):
                     yield frame
         except RasterioError as error:
@@ -156,10 +173,7 @@ class _Reader:
         """Return the classes to trace, which pixels form polygons, and the tally over them."""
         core = keep & (values != _NODATA)
         probability, before, after = (source.read(1, window=window) for source in self.others)
-        keep = core
-        if self.grow_to is not None:
-            valid = (values != _NODATA) & (probability != _NODATA)
-            keep = core | (valid & (probability >= np.ceil(self.grow_to * _SCALE)))
+        keep = self._grown(core, values, probability)
         rim = self._rim(window)
         size = len(_names())
         for source, cover in zip(self.others[1:], (before, after), strict=True):
@@ -186,6 +200,22 @@ class _Reader:
 
         return np.where(keep, np.uint8(1), np.uint8(0)), keep, tally
 
+    def pixels(self, top: int, bottom: int, left: int, right: int) -> tuple[Any, BoolArray]:
+        """Return the classes that are traced, and which pixels form polygons, in some rows and columns."""
+        window = Window(left, top, right - left, bottom - top)
+        values, keep = read_classes(self.change, 1, window, (0,))
+        probability = None if self.grow_to is None else self.others[0].read(1, window=window)
+        keep = self._grown(keep & (values != _NODATA), values, probability)
+        return keep.view(np.uint8), keep
+
+    def _grown(self, core: BoolArray, values: npt.NDArray[Any], probability: npt.NDArray[Any] | None) -> BoolArray:
+        """Return changed pixels, and where growing is asked those that are probable enough."""
+        if self.grow_to is None or probability is None:
+            return core
+        valid = (values != _NODATA) & (probability != _NODATA)
+        grown: BoolArray = core | (valid & (probability >= np.ceil(self.grow_to * _SCALE)))
+        return grown
+
     def _rim(self, window: Window) -> BoolArray:
         """Return which pixels lie at the scene's edge or next to nodata."""
         row, rows, width = int(window.row_off), int(window.height), int(window.width)
@@ -208,17 +238,19 @@ def _names() -> npt.NDArray[np.object_]:
 
 def _frame(
     batch: PolygonBatch,
+    shapes: npt.NDArray[np.object_],
+    stepped: BoolArray | None,
     crs: Any,
     to_classes: Sequence[int],
     settings: ChangeSettings,
     dates: tuple[dt.date | None, dt.date | None],
     counts: Counter[str] | None,
 ) -> gpd.GeoDataFrame:
-    """Turn traced polygons and their tallies into a frame of `COLUMNS`."""
+    """Turn traced polygons, the shapes they are drawn with and their tallies into a frame of `COLUMNS`."""
     sums = batch.sums
     real = sums[:, _CORE] > 0  # grown over: pixels that no change reaches are none
     large = sums[:, _PIXELS] >= settings.min_pixels
-    sums, shapes = sums[real & large], batch.geometry[real & large]
+    sums, shapes, traced = sums[real & large], shapes[real & large], batch.geometry[real & large]
     names = _names()
     size = len(names)
     before, after = sums[:, _FIRST : _FIRST + size], sums[:, _FIRST + size :]
@@ -231,7 +263,7 @@ def _frame(
     area_m2 = area.round(2)
     frame = gpd.GeoDataFrame(
         {
-            "change_id": [change_id(wkb, dates) for wkb in shapely.to_wkb(shapes, byte_order=1)],
+            "change_id": [change_id(wkb, dates) for wkb in shapely.to_wkb(traced, byte_order=1)],
             "from_class": names[from_class],
             "to_class": names[to_class],
             "area_m2": area_m2,
@@ -249,6 +281,8 @@ def _frame(
     if counts is not None:
         counts["polygons"] += len(frame)
         counts["dropped_min_pixels"] += int((real & ~large).sum())
+        if stepped is not None:
+            counts["stepped"] += int(stepped[real & large].sum())
         counts["from_class_unknown"] += int((from_class == 0).sum())
         for name in ("below_mmu", "to_class_assumed", "touches_edge"):
             counts[name] += int(frame[name].sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,7 @@ from tuban.errors import PairError, VectorError
 from tuban.postprocess.overlay import OverlayCounts
 
 if TYPE_CHECKING:
+    from tuban.data.plan import PlanLayer
     from tuban.postprocess.rules import Rule
 
 
@@ -20,14 +22,20 @@ class CheckSettings(BaseModel):
     """Settings of the check.
 
     Attributes:
-        min_confidence: below this calibrated confidence a suspected finding becomes inconclusive.
+        min_confidence: below this calibrated confidence a suspected finding becomes inconclusive; a stricter minimum of
+            the pack or of a rule counts instead.
         batch_size: changes overlaid at a time; larger batches from the caller are cut.
+        history: findings of earlier runs (a findings.gpkg, or the folder of a run).
+        map_scale: denominator of the scale that plan layers without `accuracy_m` were drawn at; with it the pack's edge
+            tolerance (millimetres of the map) is their accuracy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_confidence: float = Field(default=0.0, ge=0, le=1)
     batch_size: int = Field(default=2000, ge=1)
+    history: Path | None = None
+    map_scale: int | None = Field(default=None, ge=100)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class CheckContext:
         run_date: day of the run.
         downgraded: the pair cannot carry a suspicion (registration or radiometry); suspected becomes inconclusive.
         downgrade_reason: why, (Chinese, English) or one text.
+        history: earlier findings as a layer, instead of those that the settings name.
     """
 
     date_before: dt.date | None = None
@@ -52,6 +61,7 @@ class CheckContext:
     run_date: dt.date = field(default_factory=lambda: dt.datetime.now(tz=dt.UTC).date())
     downgraded: bool = False
     downgrade_reason: str = ""
+    history: PlanLayer | None = None
 
     def __post_init__(self) -> None:
         if self.date_before and self.date_after and self.date_before > self.date_after:
@@ -83,18 +93,32 @@ class CheckContext:
 
 @dataclass
 class CheckStats:
-    """What the check met; filled while findings are drawn, lands in `run.json`."""
+    """What the check met; filled while findings are drawn, lands in `run.json`.
+
+    Attributes:
+        judged_on: the day whose rules and permits counted.
+        doubts: findings kept from being suspected, by `rule:doubt`.
+        actors_unknown: changes that a sum per actor would have counted, had it known the actor.
+        earlier: earlier findings under the changes, by rule: places that were to be looked at again and were.
+    """
 
     changes: int = 0
     findings: Counter[str] = field(default_factory=Counter)
     overlay: OverlayCounts = field(default_factory=OverlayCounts)
+    judged_on: str = ""
     rules_in_force: tuple[str, ...] = ()
+    doubts: Counter[str] = field(default_factory=Counter)
+    actors_unknown: int = 0
+    earlier: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         return {
+            "judged_on": self.judged_on,
             "changes": self.changes, "findings": dict(sorted(self.findings.items())),
+            "doubts": dict(sorted(self.doubts.items())), "actors_unknown": self.actors_unknown,
+            "earlier_findings_met": dict(sorted(self.earlier.items())),
             "topology_fallbacks": self.overlay.topology_fallbacks, "plan_features_read": self.overlay.plan_features,
             "plan_pieces": self.overlay.plan_pieces, "rules_in_force": list(self.rules_in_force),
             "notes": list(self.notes),

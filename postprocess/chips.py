@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,19 +15,16 @@ import numpy as np
 import shapely
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
-from rasterio.windows import Window
 
-from tuban.postprocess.sources import grid_bounds, ground_size, north_angle, round_length, to_pixels
+from tuban.postprocess.view import WIDTH, View, svg_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from rasterio.windows import Window
 
-    from tuban.postprocess.sources import PixelSource, ZoneSource
-
-VIEW = 1000.0
-"""Width of a chip's SVG coordinate system; its height follows the ground's proportions."""
+    from tuban.postprocess.sources import Grid, PixelSource, ZoneSource
 
 TRUE_COLOUR = ("B04", "B03", "B02")
 FALSE_COLOUR = ("B08", "B04", "B03")
@@ -64,7 +60,7 @@ class Chip:
     Attributes:
         before: JPEG of the first date as a data URI.
         after: JPEG of the second date as a data URI.
-        height: of the drawing in SVG units; its width is `VIEW`.
+        height: of the drawing in SVG units; its width is 1000.
         outline: SVG path of the polygon.
         zones: role and SVG path of each plan zone in view.
         scale_units: length of the scale bar in SVG units.
@@ -86,6 +82,11 @@ class Chip:
     partial: bool
 
 
+def chip_view(grid: Grid, geometry: shapely.Geometry, settings: ChipSettings) -> View:
+    """Return the ground that the pictures of a polygon (in the grid's CRS) show."""
+    return View.around(grid, geometry, context=settings.context, min_px=settings.min_px, max_px=settings.max_read_px)
+
+
 def make_chip(
     source: PixelSource, geometry: shapely.Geometry, zones: Sequence[ZoneSource] = (), *, settings: ChipSettings
 ) -> Chip | None:
@@ -100,37 +101,24 @@ def make_chip(
     Returns:
         The chip, or None where the pair has no valid pixel around the polygon.
     """
-    pixels = to_pixels(geometry, source.transform)
-    west, top, east, bottom = pixels.bounds
-    middle = ((west + east) / 2, (top + bottom) / 2)
-    size_x, size_y = ground_size(source, *middle)
-    coarse = max(size_x, size_y)
-    wanted = settings.context * max((east - west) * size_x, (bottom - top) * size_y)
-    side_m = min(max(wanted, settings.min_px * coarse), settings.max_read_px * min(size_x, size_y))
-    columns, rows = round(side_m / size_x), round(side_m / size_y)
-    left, up = math.floor(middle[0] - columns / 2), math.floor(middle[1] - rows / 2)
-    window = Window(left, up, columns, rows)
-    shown = read_colours(source, window)
+    view = chip_view(source, geometry, settings)
+    shown = read_colours(source, view.window)
     if shown is None:
         return None
     before, after, valid, bands = shown
     low, high = stretch_limits(np.concatenate([before[:, valid], after[:, valid]], axis=1), settings.percentiles)
-    units = VIEW / columns
-    height = VIEW * (rows * size_y) / (columns * size_x)
-    scaled = (units, height / rows)
-    bar_m = round_length(0.3 * columns * size_x)
-    target = _enlarged(VIEW, height, settings.display_px)
+    target = _enlarged(WIDTH, view.height, settings.display_px)
     return Chip(
         before=jpeg_uri(paint(before, valid, low, high), target, settings.quality),
         after=jpeg_uri(paint(after, valid, low, high), target, settings.quality),
-        height=round(height, 1),
-        outline=svg_path(_to_view(pixels, left, up, scaled)),
-        zones=_zone_paths(source, window, zones, scaled),
-        scale_units=round(bar_m / size_x * units, 1),
-        scale_m=bar_m,
-        north_deg=round(north_angle(source, *middle), 1),
+        height=round(view.height, 1),
+        outline=svg_path(view.drawn(geometry)),
+        zones=_zone_paths(view, zones),
+        scale_units=view.scale_units,
+        scale_m=view.scale_m,
+        north_deg=view.north_deg,
         bands=bands,
-        partial=bool(west < left or top < up or east > left + columns or bottom > up + rows),
+        partial=view.partial,
     )
 
 
@@ -181,36 +169,13 @@ def jpeg_uri(image: Image.Image, size: tuple[int, int] | None = None, quality: i
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def svg_path(geometry: shapely.Geometry) -> str:
-    """Return the rings of an areal geometry as an SVG path (fill rule `evenodd`), rounded to 0.1 unit."""
-    rings: list[str] = []
-    for part in shapely.get_parts(geometry):
-        if part.geom_type == "Polygon" and not part.is_empty:
-            for ring in (part.exterior, *part.interiors):
-                points = " ".join(f"{x:.1f},{y:.1f}" for x, y in shapely.get_coordinates(ring)[:-1])
-                rings.append(f"M{points}Z")
-    return "".join(rings)
-
-
-def _to_view(pixels: shapely.Geometry, left: int, up: int, scale: tuple[float, float]) -> shapely.Geometry:
-    moved = shapely.transform(pixels, lambda x, y: ((x - left) * scale[0], (y - up) * scale[1]), interleaved=False)
-    return shapely.simplify(moved, 1.0, preserve_topology=True)
-
-
-def _zone_paths(
-    source: PixelSource, window: Window, zones: Sequence[ZoneSource], scale: tuple[float, float]
-) -> tuple[tuple[str, str], ...]:
-    left, up = int(window.col_off), int(window.row_off)
-    bbox = grid_bounds(source.transform, left, up, window.width, window.height)
+def _zone_paths(view: View, zones: Sequence[ZoneSource]) -> tuple[tuple[str, str], ...]:
     found = []
-    # A margin beyond the view keeps the cut edge from being drawn as if it were the zone's own.
-    near = shapely.box(left - 4, up - 4, left + window.width + 4, up + window.height + 4)
     for zone in zones:
         cut: list[shapely.Geometry] = []
-        for frame in zone.batches(bbox, source.crs):
-            areas = to_pixels(frame.geometry.to_numpy(), source.transform)
-            cut.extend(shapely.intersection(shapely.make_valid(areas), near))
-        path = svg_path(_to_view(shapely.union_all(cut), left, up, scale)) if cut else ""
+        for frame in zone.batches(view.bounds, view.grid.crs):
+            cut.extend(view.cut(view.drawn(frame.geometry.to_numpy())))
+        path = svg_path(shapely.union_all(cut)) if cut else ""
         if path:
             found.append((zone.role, path))
     return tuple(found)

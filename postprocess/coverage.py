@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pyproj
 from pyproj import CRS
 
-from tuban.data.vector import VectorLayer
 from tuban.errors import PlanError
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ def unreached(plan: Plan, bounds: Bounds, crs: Any = "EPSG:4326") -> list[str]:
 
 
 def _extent(layer: PlanLayer) -> Bounds:
-    bounds = layer.source.bounds if isinstance(layer.source, VectorLayer) else tuple(layer.source.total_bounds)
-    return _lonlat(bounds, layer.crs)
+    return _lonlat(layer.bounds, layer.crs)
 
 
 def _lonlat(bounds: Any, crs: CRS) -> Bounds:

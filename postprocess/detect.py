@@ -6,14 +6,18 @@ import contextlib
 import json
 import logging
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuban.data.identity import identity
 from tuban.data.pair import Pair, open_pair
 from tuban.data.plan import Plan
 from tuban.errors import ModelError
 from tuban.inference.change import ChangeRasters, predict_change
+from tuban.inference.clouds import CsMask
+from tuban.inference.predict import JOURNAL
 from tuban.inference.units import rescale
 from tuban.models.bundle import Bundle, choose, resolve
 from tuban.postprocess.change_input import open_changes, read_changes
@@ -27,6 +31,7 @@ from tuban.postprocess.report import write_report
 from tuban.postprocess.rules import load_pack
 from tuban.postprocess.settings import DetectSettings, VectorCheckSettings
 from tuban.postprocess.staging import staged
+from tuban.postprocess.unseen import unseen_record, write_unseen
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
     import geopandas as gpd
 
+    from tuban.data.remote import RemoteSettings
     from tuban.postprocess.rules import RulePack
 
     StrPath = str | Path
@@ -83,15 +89,26 @@ def detect(
     pack, zones = (load_pack(rules), Plan.load(plan, settings=settings.vector)) if plan is not None else (None, None)
     parameters = {"rules": rules, "lang": lang, "model": model, "settings": settings}
     manifest = Manifest("detect", parameters)
-    with staged(Path(out), (before, after, aoi, plan)) as work, contextlib.ExitStack() as stack:
+    if settings.inference.keep_going:
+        scene = settings.pair.scene.model_copy(update={"tolerate_damage": True})
+        settings = settings.model_copy(update={"pair": settings.pair.model_copy(update={"scene": scene})})
+    remote = settings.pair.scene.remote
+    with staged(Path(out), (before, after, aoi, plan, settings.check.history)) as work, contextlib.ExitStack() as stack:
         with manifest.timed("pair"):
             pair = stack.enter_context(
                 open_pair(
-                    before, after, date_before=date_before, date_after=date_after, aoi=aoi, settings=settings.pair
+                    before,
+                    after,
+                    date_before=date_before,
+                    date_after=date_after,
+                    aoi=aoi,
+                    settings=settings.pair,
+                    clouds=CsMask(work, settings.pair.clouds.level, settings.inference.threads),
                 )
             )
         bundle = _bundle(model, pair)
-        _inputs(manifest, {"before": before, "after": after, "aoi": aoi, "plan": plan}, zones)
+        inputs = {"before": before, "after": after, "aoi": aoi, **pair.mask_files()}
+        _inputs(manifest, {**inputs, "plan": plan, "history": settings.check.history}, zones, remote)
         manifest.set("pair", pair.summary())
         manifest.set("image_accuracy_m", image_accuracy_m(pair))
         if zones is not None:
@@ -105,9 +122,13 @@ def detect(
                 bundle,
                 work,
                 settings=settings.inference,
+                identity=_identity(pair, inputs, remote),
+                resume=Path(out) / JOURNAL,
                 progress=_stage(progress, "inference"),
             )
         manifest.set("inference", rasters.details)
+        manifest.set_volatile("inference", {"resume": list(rasters.history), "trial": rasters.trial})
+        manifest.note_all("inference", rasters.notes)
         context = CheckContext(
             date_before=pair.before.date,
             date_after=pair.after.date,
@@ -122,9 +143,17 @@ def detect(
         with manifest.timed("check"):
             _layers(work, changes, pair.crs, zones, pack, context, settings.check, manifest, lang)
         manifest.set("counts", _counts(rasters, counts))
+        with manifest.timed("unseen"):
+            unseen = write_unseen(pair, work / "unseen.tif")
+        if unseen is not None:
+            manifest.set("unseen", unseen_record(unseen, rasters.valid_px))
         with manifest.timed("report"):
             _report(work, manifest, zones, pair, lang, settings)
-        return _finish(manifest, work, Path(out))
+        record = _finish(manifest, work, Path(out))
+    if not rasters.damage:
+        # What could not be read may be readable tomorrow: then the parts that are whole are not made again.
+        shutil.rmtree(Path(out) / JOURNAL, ignore_errors=True)
+    return record
 
 
 def check(
@@ -162,8 +191,8 @@ def check(
     source = open_changes(changes, layer, settings=settings.vector)
     notes = [] if source.features else [f"{changes} holds no change; there is nothing to check"]
     frames = read_changes(changes, layer, settings=settings.vector, notes=notes)
-    with staged(Path(out), (changes, plan)) as work:
-        _inputs(manifest, {"changes": changes, "plan": plan}, zones)
+    with staged(Path(out), (changes, plan, settings.check.history)) as work:
+        _inputs(manifest, {"changes": changes, "plan": plan, "history": settings.check.history}, zones)
         context = CheckContext(date_after=date, image_accuracy_m=settings.image_accuracy_m)
         if source.features:
             manifest.note_all("plan", unreached(zones, source.bounds, source.crs))
@@ -226,6 +255,14 @@ def _misfits(bundle: Bundle, pair: Pair) -> Iterator[str]:
         )
 
 
+def _identity(pair: Pair, files: dict[str, StrPath | None], remote: RemoteSettings) -> dict[str, Any]:
+    """Return what tells these pixels from any other: the files, and how they are read."""
+    return {
+        "files": {role: identity(str(path), remote) for role, path in files.items() if path is not None},
+        "pair": pair.summary(),
+    }
+
+
 def _in_model_units(pair: Pair, bundle: Bundle, manifest: Manifest) -> Any:
     if pair.before.radiometry == "reflectance":
         return pair
@@ -239,10 +276,12 @@ def _in_model_units(pair: Pair, bundle: Bundle, manifest: Manifest) -> Any:
     return rescaled
 
 
-def _inputs(manifest: Manifest, paths: dict[str, StrPath | None], zones: Plan | None) -> None:
+def _inputs(
+    manifest: Manifest, paths: dict[str, StrPath | None], zones: Plan | None, remote: RemoteSettings | None = None
+) -> None:
     for role, path in paths.items():
         if path is not None:
-            manifest.add_input(role, str(path))
+            manifest.add_input(role, str(path), remote=remote)
     for entry in zones.layers if zones is not None else ():
         if entry.path and Path(entry.path).exists():
             manifest.add_input(f"plan:{entry.role}:{entry.name}", entry.path)
@@ -284,16 +323,11 @@ def _layers(
             quality = validate_plan(zones)
             writer.append("plan_qa", quality.problems.to_crs(pyogrio_crs(crs)))
             manifest.set("plan_qa", quality.summary)
-            manifest.set("rule_pack", _pack_facts(pack))
+            manifest.set("rule_pack", pack.facts())
             manifest.set("check", stats.as_dict())
             manifest.note_all("check", stats.notes)
             manifest.note_all("plan", zones.notes)
     manifest.set("layers", dict(writer.counts))
-
-
-def _pack_facts(pack: RulePack) -> dict[str, Any]:
-    titles = {rule.id: dict(rule.title) for rule in pack.rules}
-    return {"id": pack.id, "version": pack.version, "jurisdiction": pack.jurisdiction, "titles": titles}
 
 
 def _filled(frames: Iterable[gpd.GeoDataFrame]) -> Iterator[gpd.GeoDataFrame]:
@@ -309,7 +343,13 @@ def _filled(frames: Iterable[gpd.GeoDataFrame]) -> Iterator[gpd.GeoDataFrame]:
 
 
 def _counts(rasters: ChangeRasters, counts: Counter[str]) -> dict[str, Any]:
-    return {"valid_px": rasters.valid_px, "nodata_px": rasters.nodata_px, **dict(sorted(counts.items()))}
+    return {
+        "valid_px": rasters.valid_px,
+        "nodata_px": rasters.nodata_px,
+        "unseen_px": rasters.unseen_px,
+        "damaged_blocks": len(rasters.damage),
+        **dict(sorted(counts.items())),
+    }
 
 
 def _report(

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,14 @@ from rasterio.env import GDALVersion
 
 import tuban
 from tuban.errors import TubanError
+from tuban.inference.backends import OnnxBackend, open_backend
+from tuban.inference.backends.onnx import PROVIDERS, offered
 from tuban.models.bundle import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tuban.inference.backends import BackendName
 
 NEEDED_MB = 2048
 """Free space below which a county-sized run may not finish."""
@@ -135,19 +139,58 @@ def _projections() -> Iterator[Check]:
 
 
 def _backends() -> Iterator[Check]:
+    """Run every backend that is installed once, on every device it claims to have."""
     providers = onnxruntime.get_available_providers()
-    ok = "CPUExecutionProvider" in providers
-    remedy = "" if ok else "pip install --force-reinstall onnxruntime"
-    yield Check("onnxruntime", ok, f"{onnxruntime.__version__}: {', '.join(providers)}", remedy)
+    if PROVIDERS["cpu"] in providers:
+        yield from _devices("onnx", f"onnxruntime {onnxruntime.__version__}", offered(), required=True)
+    else:
+        remedy = "pip install --force-reinstall onnxruntime"
+        yield Check("onnxruntime", False, f"{onnxruntime.__version__}: {', '.join(providers)}", remedy)
+    if find_spec("openvino") is None:
+        remedy = "often faster on Intel processors: pip install 'tuban[openvino]'"
+        yield Check("openvino", False, "not installed", remedy, required=False)
+    else:
+        from tuban.inference.backends.openvino import load
+
+        openvino = load()
+        there = {name.split(".")[0].lower() for name in openvino.Core().available_devices} & {"cpu", "gpu"}
+        yield from _devices("openvino", f"openvino {openvino.__version__.split('-')[0]}", there)
     if find_spec("torch") is None:
-        yield Check(
-            "torch", False, "not installed", "only training needs it: pip install 'tuban[train]'", required=False
-        )
+        remedy = "only training and --backend torch need it: pip install 'tuban[train]'"
+        yield Check("torch", False, "not installed", remedy, required=False)
         return
     import torch
 
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU only"
-    yield Check("torch", True, f"{torch.__version__}, {device}", required=False)
+    yield from _devices("torch", f"torch {torch.__version__}", {"cpu", *(["cuda"] * torch.cuda.is_available())})
+
+
+def _devices(backend: BackendName, package: str, devices: Iterable[str], *, required: bool = False) -> Iterator[Check]:
+    """Give one row a device; the CPU's decides whether the backend works at all."""
+    name, version_text = package.split()
+    for device in sorted(devices):
+        ok, detail = _tried(backend, device)
+        yield Check(
+            name if device == "cpu" else f"{name} on {device}",
+            ok,
+            f"{version_text}, {device}: {detail}",
+            "" if ok else f"reinstall {name} and what it needs, or use another --backend",
+            required=required and device == "cpu",
+        )
+
+
+def _tried(backend: BackendName, device: str) -> tuple[bool, str]:
+    """Run the first installed bundle on a blank window; return whether it ran, and what to say."""
+    try:
+        bundle = installed()[0]
+        inputs = OnnxBackend(bundle, threads=1, device="cpu").inputs
+    except (TubanError, IndexError):
+        return True, "not tried, for there is no sound model to run"  # which has its own row
+    try:
+        blank = np.zeros((1, len(bundle.bands), 64, 64), np.float32)
+        open_backend(backend, bundle, device=device, sample=dict.fromkeys(inputs, blank))  # type: ignore[arg-type]
+    except TubanError as error:
+        return False, str(error)
+    return True, f"ran {bundle.name}"
 
 
 def _extras() -> Iterator[Check]:
@@ -160,7 +203,7 @@ def _extras() -> Iterator[Check]:
         return
     for line in lines:
         requirement = Requirement(line)
-        for extra in ("demo", "stac", "train", "docs", "dev"):
+        for extra in sorted(metadata("tuban").get_all("Provides-Extra") or ()):
             optional = requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
             if optional and requirement.marker is not None and requirement.marker.evaluate({"extra": extra}):
                 wanted.setdefault(extra, []).append(requirement)

@@ -2,71 +2,58 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
+import dataclasses
 import json
 import logging
 import shutil
-import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pyproj
-import shapely
-from pyogrio.raw import write_arrow
-
+from tuban.data.vector import layer_names
 from tuban.errors import UsageError
-from tuban.postprocess.fields import convert, load_fields
+from tuban.postprocess.evidence import Evidence, reopened
+from tuban.postprocess.fields import FieldTable, fit, load_fields
+from tuban.postprocess.fingerprint import fingerprint
+from tuban.postprocess.formats import SUFFIXES, VECTOR, refuse_placeless, write_geoparquet, write_vector
+from tuban.postprocess.geodatabase import DomainRows, write_geodatabase
 from tuban.postprocess.ledger import write_ledger
 from tuban.postprocess.manifest import FILE_NAME
 from tuban.postprocess.page import LANGUAGES
-from tuban.postprocess.report import write_report
-from tuban.postprocess.streams import fixed_times, iter_layer, output_errors, read_info
+from tuban.postprocess.postgis import SCHEMES, parse_target, write_postgis
+from tuban.postprocess.report import write_pdf, write_report
+from tuban.postprocess.restrict import PLACE_COLUMNS, Restriction
+from tuban.postprocess.rows import Rows
+from tuban.postprocess.shapefile import ShapeRows, write_shapefiles
+from tuban.postprocess.streams import output_errors, read_columns, read_info
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    import geopandas as gpd
-
-    from tuban.postprocess.fields import FieldTable, Lang
-    from tuban.postprocess.sources import PixelSource
+    from tuban.postprocess.fields import Lang
+    from tuban.postprocess.report import ReportSettings
+    from tuban.postprocess.sources import PixelSource, ZoneSource
 
 logger = logging.getLogger(__name__)
 
-SHAPEFILE_ENCODING = "GB18030"
-_DBF_BYTES = 254
-_LAYER = "findings"
-
-
-@dataclass(frozen=True, slots=True)
-class _Format:
-    """A vector format that GDAL writes: driver, suffix, whether it must be in WGS 84, driver options."""
-
-    driver: str
-    suffix: str
-    wgs84: bool = False
-    options: tuple[tuple[str, str], ...] = ()
-
-
-_VECTOR = {
-    "gpkg": _Format("GPKG", ".gpkg"),
-    "shp": _Format("ESRI Shapefile", ".shp"),
-    "gdb": _Format("OpenFileGDB", ".gdb"),
-    "geojson": _Format("GeoJSON", ".geojson", wgs84=True, options=(("RFC7946", "YES"),)),
-    "flatgeobuf": _Format("FlatGeobuf", ".fgb"),
-    "kml": _Format("KML", ".kml", wgs84=True),
-}
-_SUFFIXES = {name: form.suffix for name, form in _VECTOR.items()} | {
-    "geoparquet": ".parquet",
-    "xlsx": ".xlsx",
-    "html": ".html",
-}
-FORMATS = tuple(_SUFFIXES)
+FORMATS = (*SUFFIXES, "postgis")
 """Formats that work."""
+
+_LAYER = "findings"
+_REPORTS = ("html", "pdf")
+_CHANGES = FieldTable.model_validate(
+    {
+        "id": "changes",
+        "title": {"zh": "变化图斑", "en": "Changes"},
+        "further": "keep",
+        "fields": [
+            {"name": "change_id", "shp": "CHANGE_ID", "zh": "变化图斑编号", "en": "Change", "source": "change_id"}
+        ],
+    }
+)
+Kind = TypeVar("Kind", bound=Rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +61,54 @@ class ExportResult:
     """What an export wrote.
 
     Attributes:
-        path: the file or folder (File GDB) to open.
-        files: everything written, in order.
+        path: the file or folder (File GDB) to open, or the address of the database without its password.
+        files: everything written, in order; nothing for a database.
         rows: findings in it.
-        notes: what the format could not hold.
+        notes: what the format could not hold, and what was left out.
     """
 
-    path: Path
+    path: Path | str
     files: tuple[Path, ...]
     rows: int
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is exported and how; the same for every format."""
+
+    source: Path
+    table: FieldTable
+    restriction: Restriction
+    lang: Lang
+    batch: int
+    pictures: bool
+    evidence: Evidence | None
+    report: ReportSettings | None
+
+    def rows(
+        self, kind: type[Kind], *, wgs84: bool = False, layer: str = _LAYER, table: FieldTable | None = None
+    ) -> Kind:
+        """Return the findings (or another layer) on their way into a file."""
+        # Layers beside the findings count for themselves what is left out.
+        restriction = self.restriction if layer == _LAYER else dataclasses.replace(self.restriction)
+        return kind(
+            self.source,
+            table or self.table,
+            restriction,
+            lang=self.lang,
+            batch=self.batch,
+            wgs84=wgs84,
+            layer=layer,
+        )
+
+    def run(self) -> dict[str, Any] | None:
+        """Return the record of the run beside the findings; None where there is none."""
+        record = self.source.parent / FILE_NAME
+        if not record.is_file():
+            return None
+        found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        return found
 
 
 def export(
@@ -93,7 +118,13 @@ def export(
     *,
     lang: str = "zh",
     profile: str = "neutral",
+    clip: str | Path | None = None,
+    precision_m: float = 0.0,
+    geometry: bool = True,
+    pictures: bool = True,
     pair: PixelSource | None = None,
+    zones: Sequence[ZoneSource] = (),
+    report: ReportSettings | None = None,
     batch: int = 5000,
 ) -> ExportResult:
     """Write the findings of a run in another format.
@@ -101,29 +132,46 @@ def export(
     Args:
         findings_gpkg: `findings.gpkg` of a run, or the run's folder.
         fmt: one of `FORMATS`.
-        out: the file to write, or an existing folder (then the file is called `findings` plus the format's suffix).
+        out: the file to write, or an existing folder (then the file is called `findings` plus the format's suffix);
+            for `postgis` the address of the database, `postgresql://USER@HOST/DATABASE?schema=tuban`.
         lang: language of headings and words, `zh` or `en`.
-        profile: field table, `neutral`, `cn-weipian` or the path of a YAML file (`docs/outputs.md`).
-        pair: pixels for the chips of `html`; without them the report has none and says so.
+        profile: field table, `neutral`, `cn-weipian` or the path of a YAML file (`docs/exports.md`).
+        clip: vector file; only what lies in its polygons is exported.
+        precision_m: snap outlines and centres to a grid of this many metres; 0 leaves them.
+        geometry: False leaves out outlines, coordinates and pictures.
+        pictures: whether reports show pictures; the images and plan of the run are opened again, if they are as they
+            were.
+        pair: pixels for the pictures, instead of those of the run.
+        zones: plan layers for the pictures, with `pair`.
+        report: sizes and number of cards of reports.
         batch: findings held in memory at a time.
 
     Returns:
         What was written; `notes` says what the format could not hold.
 
     Raises:
-        UsageError: unknown format, language or field table, or an `out` with another format's suffix.
+        UsageError: unknown format, language or field table, an `out` with another format's suffix, or a format that is
+            nothing without geometry.
+        PairError: `clip` holds no polygon.
         VectorError: the findings cannot be read.
         OutputError: the result cannot be written; nothing is left under its final name.
     """
-    if fmt not in _SUFFIXES:
+    if fmt not in FORMATS:
         raise UsageError(f"cannot export to {fmt!r}; the formats that work are: {', '.join(FORMATS)}")
     if lang not in LANGUAGES:
         raise UsageError(f"no headings in language {lang!r}; use one of: {', '.join(LANGUAGES)}")
-    words: Lang = "zh" if lang == "zh" else "en"
+    restriction = Restriction(None if clip is None else Path(clip), precision_m, geometry)
+    if not geometry:
+        refuse_placeless(fmt)
     source = Path(findings_gpkg)
     source = source / "findings.gpkg" if source.is_dir() and source.suffix != ".gdb" else source
-    table = load_fields(profile)
-    target = _target(Path(out), fmt)
+    evidence = Evidence(pair, tuple(zones)) if pair is not None or zones else None
+    job = _Job(
+        source, load_fields(profile), restriction, "zh" if lang == "zh" else "en", batch, pictures, evidence, report
+    )
+    if fmt == "postgis":
+        return _to_database(job, str(out))
+    target = _target(_file(out), fmt)
     if target.resolve() == source.resolve():
         raise UsageError(f"{target} is the file to export from; give another --out")
     with output_errors(target):
@@ -132,162 +180,125 @@ def export(
     try:
         draft = folder / target.name
         with output_errors(target):
-            rows, notes = _write(fmt, source, draft, table, words, pair, batch)
+            rows, notes = _write(job, fmt, draft)
+            if restriction.active:
+                _sidecar(job, fmt, draft, rows)
             files = _place(folder, draft, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    notes += restriction.statements("en")
     if not rows:
         notes.append("there are no findings; the changes are in the layer `changes` of findings.gpkg")
     logger.info("exported %d findings as %s", rows, fmt)
-    return ExportResult(target, files, rows, tuple(notes))
+    return ExportResult(files[0], files, rows, tuple(notes))
 
 
-def _write(
-    fmt: str, source: Path, draft: Path, table: FieldTable, lang: Lang, pair: PixelSource | None, batch: int
-) -> tuple[int, list[str]]:
-    rows, _ = read_info(source, _LAYER)
-    if fmt == "html":
-        return rows, _report(source, draft, lang, pair)
-    if fmt == "gpkg" and table.id == "neutral" and source.suffix == ".gpkg":
+def _write(job: _Job, fmt: str, draft: Path) -> tuple[int, list[str]]:
+    """Write the file and return its rows, and what the format could not hold."""
+    if fmt in _REPORTS:
+        return _report(job, fmt, draft)
+    if fmt == "gpkg" and job.table.id == "neutral" and job.source.suffix == ".gpkg" and not job.restriction.active:
         # Nothing is renamed: the whole file with all layers and styles.
-        shutil.copyfile(source, draft)
-        return rows, []
-    if fmt == "xlsx":
-        return write_ledger(draft, iter_layer(source, _LAYER, batch=batch, geometry=False), table, lang=lang)
-    stream = _Stream(source, table, lang, batch, fmt)
-    if fmt == "geoparquet":
-        _geoparquet(stream, draft)
-    else:
-        _vector(stream, draft, _VECTOR[fmt])
-    notes = [f"{name}: {count} texts cut to {_DBF_BYTES} bytes" for name, count in sorted(stream.cut.items())]
+        count, _ = read_info(job.source, _LAYER)
+        shutil.copyfile(job.source, draft)
+        return count, []
     if fmt == "shp":
-        _dictionary(draft, table, stream.cut)
-    return rows, notes
-
-
-class _Stream:
-    """The findings as Arrow batches under the names of a field table."""
-
-    def __init__(self, source: Path, table: FieldTable, lang: Lang, batch: int, fmt: str) -> None:
-        self.source, self.table, self.lang, self.batch = source, table, lang, batch
-        self.shapefile = fmt == "shp"
-        self.wgs84 = fmt in _VECTOR and _VECTOR[fmt].wgs84
-        self.crs = "EPSG:4326" if self.wgs84 else read_info(source, _LAYER)[1]
-        self.cut: dict[str, int] = {}
-        kinds = {"float": pa.float64(), "str": pa.string()}
-        names = [field.shp if self.shapefile else field.name for field in table.fields]
-        self.attributes = pa.schema([(n, kinds[f.type]) for n, f in zip(names, table.fields, strict=True)])
-        wkb = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "ogc.wkb"})
-        self.schema = self.attributes.append(wkb)
-
-    def reader(self) -> pa.RecordBatchReader:
-        """Return the stream, read once."""
-        return pa.RecordBatchReader.from_batches(self.schema, self.batches())
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the batches."""
-        for frame in iter_layer(self.source, _LAYER, batch=self.batch):
-            values = convert(frame, self.table, lang=self.lang)
-            values.columns = self.attributes.names
-            if self.shapefile:
-                for name in (field.name for field in self.attributes if field.type == pa.string()):
-                    values[name] = [self._fitting(name, text) for text in values[name]]
-            shapes: gpd.GeoSeries = frame.geometry
-            if self.wgs84:
-                shapes = shapes.to_crs(4326)
-            columns = pa.RecordBatch.from_pandas(values, schema=self.attributes, preserve_index=False).columns
-            yield pa.RecordBatch.from_arrays(
-                [*columns, pa.array(shapely.to_wkb(shapes.to_numpy()), pa.binary())], schema=self.schema
-            )
-
-    def _fitting(self, name: str, text: str | None) -> str | None:
-        """Return text that fits a DBF field, cut between characters; cuts are counted."""
-        if text is None or len(raw := text.encode(SHAPEFILE_ENCODING)) <= _DBF_BYTES:
-            return text
-        self.cut[name] = self.cut.get(name, 0) + 1
-        return raw[:_DBF_BYTES].decode(SHAPEFILE_ENCODING, errors="ignore")
-
-
-def _vector(stream: _Stream, draft: Path, form: _Format) -> None:
-    options: dict[str, Any] = dict(form.options)
-    if form.driver == "ESRI Shapefile":
-        options["encoding"] = SHAPEFILE_ENCODING
-    if form.driver == "KML":
-        options["dataset_options"] = {"NameField": _kml_name(stream.table)}
-    with fixed_times():
-        write_arrow(
-            stream.reader(),
-            draft,
-            layer=draft.stem if form.driver == "ESRI Shapefile" else _LAYER,
-            driver=form.driver,
-            geometry_name="geometry",
-            geometry_type="MultiPolygon",
-            crs=stream.crs,
-            **options,
-        )
-    _check_whole(draft)
-
-
-def _check_whole(draft: Path) -> None:
-    """Refuse a truncated Shapefile or KML: GDAL's drivers do not notice when the disk fills up as they close a file."""
-    if draft.suffix == ".kml":
-        with draft.open("rb") as stream:
-            stream.seek(max(0, draft.stat().st_size - 64))
-            whole = stream.read().rstrip().endswith(b"</kml>")
-    elif draft.suffix == ".shp":
-        dbf = draft.with_suffix(".dbf")
-        with dbf.open("rb") as stream:
-            _, rows, header, width = struct.unpack("<4sIHH", stream.read(12).ljust(12, b"\0"))
-        with draft.open("rb") as stream:
-            words = int.from_bytes(stream.read(28)[24:], "big")
-        whole = 0 < header + rows * width <= dbf.stat().st_size and 0 < 2 * words <= draft.stat().st_size
+        short = job.rows(ShapeRows)
+        _, notes = write_shapefiles(short, draft)
+        return short.count, notes
+    if fmt == "gdb":
+        coded = job.rows(DomainRows)
+        notes = write_geodatabase(coded, draft)
+        return coded.count, notes
+    rows = job.rows(Rows, wgs84=fmt in VECTOR and VECTOR[fmt].wgs84)
+    notes = []
+    if fmt == "xlsx":
+        notes = write_ledger(draft, rows)
+    elif fmt == "geoparquet":
+        write_geoparquet(rows, draft)
     else:
-        return
-    if not whole:
-        raise OSError("the disk filled up before the end of the file")
+        write_vector(rows, draft, fmt)
+    return rows.count, notes
 
 
-def _kml_name(table: FieldTable) -> str:
-    """Return the column that names a placemark: the finding's id, or else the first column."""
-    return next((field.name for field in table.fields if field.source == "finding_id"), table.fields[0].name)
-
-
-def _geoparquet(stream: _Stream, draft: Path) -> None:
-    """Write GeoParquet 1.1 batch by batch; the metadata needs no look at the data."""
-    column = {
-        "encoding": "WKB",
-        "geometry_types": ["MultiPolygon"],
-        "crs": pyproj.CRS.from_user_input(stream.crs).to_json_dict(),
-    }
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    # The extension name is Arrow's; readers of GeoParquet want plain bytes and the metadata.
-    schema = stream.attributes.append(pa.field("geometry", pa.binary())).with_metadata({"geo": json.dumps(geo)})
-    with pq.ParquetWriter(draft, schema, compression="zstd") as writer:
-        for batch in stream.batches():
-            writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
-
-
-def _report(source: Path, draft: Path, lang: Lang, pair: PixelSource | None) -> list[str]:
-    record = source.parent / FILE_NAME
-    if not record.is_file():
-        raise UsageError(f"no {FILE_NAME} beside {source}; the report needs it, so export from the folder of the run")
-    run = json.loads(record.read_text(encoding="utf-8"))
+def _report(job: _Job, fmt: str, draft: Path) -> tuple[int, list[str]]:
+    run = job.run()
+    if run is None:
+        raise UsageError(
+            f"no {FILE_NAME} beside {job.source}; the report needs it, so export from the folder of the run"
+        )
     judged = run.get("rule_pack") is not None
-    write_report(draft, run=run, findings=source if judged else None, changes=source, pair=pair, lang=lang)
-    return [] if pair is not None else ["no imagery was given, so the report has no before/after pictures"]
+    findings = job.rows(Rows)
+    changes = job.rows(Rows, layer="changes", table=_CHANGES)
+    # A coarsened export must not show on pictures what it hides elsewhere.
+    wanted = job.pictures and job.restriction.geometry and not job.restriction.precision_m
+    with contextlib.ExitStack() as stack:
+        evidence = Evidence()
+        if wanted:
+            evidence = job.evidence or stack.enter_context(reopened(run, job.source.parent))
+        write = write_report if fmt == "html" else write_pdf
+        summary = write(
+            draft,
+            run=run,
+            findings=findings.frames() if judged else None,
+            changes=changes.frames(),
+            pair=evidence.pair,
+            zones=evidence.zones,
+            lang=job.lang,
+            settings=job.report,
+            left_out=lambda: (findings if judged else changes).restriction.statements(job.lang),
+        )
+    notes = [*evidence.notes, *summary.notes]
+    if evidence.pair is None:
+        notes.append("the report has no before/after pictures")
+    if summary.cards < summary.total:
+        notes.append(f"{summary.cards} of {summary.total} have a page of their own; raise report.max_cards for more")
+    return findings.count if judged else 0, notes
 
 
-def _dictionary(draft: Path, table: FieldTable, cut: dict[str, int]) -> None:
-    """Write what the short names of a Shapefile mean, as CSV that Excel opens in Chinese."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\r\n")
-    rows.writerow(["字段 field", "全名 name", "中文", "English", "截断条数 texts cut"])
-    rows.writerows([field.shp, field.name, field.zh, field.en, cut.get(field.shp, 0)] for field in table.fields)
-    draft.with_name(f"{draft.stem}_fields.csv").write_text(text.getvalue(), encoding="utf-8-sig", newline="")
+def _to_database(job: _Job, url: str) -> ExportResult:
+    """Export into PostGIS; the layer `changes` goes with the findings."""
+    target = parse_target(url)
+    run = job.run()
+    run_id = str(run["content_sha256"])[:16] if run is not None else fingerprint(str(job.source)).sha256[:16]
+    findings = job.rows(Rows)
+    layers = {_LAYER: findings}
+    if "changes" in layer_names(job.source):
+        layers["changes"] = job.rows(Rows, layer="changes", table=_CHANGES)
+    facts: dict[str, Any] = {"profile": job.table.id, "lang": job.lang, "left_out": job.restriction.intent()}
+    facts |= {key: (run or {}).get(key) for key in ("command", "versions", "model", "content_sha256")}
+    notes = write_postgis(target, run_id, facts, layers)
+    said = [*notes, *job.restriction.statements("en")]
+    return ExportResult(target.shown, (), findings.count, tuple(said))
+
+
+def _sidecar(job: _Job, fmt: str, draft: Path, rows: int) -> None:
+    """Write what was left out beside a restricted export, with the hash of what it was made from."""
+    run = job.run() or {}
+    table = fit(job.table, read_columns(job.source, _LAYER), without=() if job.restriction.geometry else PLACE_COLUMNS)
+    record = {
+        "schema": "tuban-export/1",
+        "format": fmt,
+        "rows": rows,
+        "restriction": job.restriction.facts(),
+        "statements": {lang: job.restriction.statements(lang) for lang in LANGUAGES},
+        "source": {"name": job.source.name, "sha256": fingerprint(str(job.source), sidecars=False).sha256},
+        "run": run.get("content_sha256"),
+        "profile": job.table.id,
+        "fields": [{"name": f.name, "shp": f.shp, "zh": f.zh, "en": f.en, "source": f.source} for f in table.fields],
+    }
+    text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
+    draft.with_name(f"{draft.name}.export.json").write_text(text, encoding="utf-8", newline="\n")
+
+
+def _file(out: str | Path) -> Path:
+    if str(out).startswith(tuple(f"{scheme}:" for scheme in SCHEMES)):
+        raise UsageError(f"{parse_target(str(out)).shown} is a database; use --format postgis")
+    return Path(out)
 
 
 def _target(out: Path, fmt: str) -> Path:
-    suffix = _SUFFIXES[fmt]
+    suffix = SUFFIXES[fmt]
     if out.is_dir() and out.suffix.lower() != ".gdb":
         return out / f"{_LAYER}{suffix}"
     if out.suffix.lower() == suffix or (fmt == "geojson" and out.suffix.lower() == ".json"):
@@ -298,7 +309,7 @@ def _target(out: Path, fmt: str) -> Path:
 
 
 def _place(folder: Path, draft: Path, target: Path) -> tuple[Path, ...]:
-    """Give every finished file its final name, the one people open last."""
+    """Give every finished file its final name, the one people open last; return that one first."""
     parts = sorted(folder.iterdir(), key=lambda part: (part == draft, part.name))
     placed = []
     for part in parts:
@@ -308,4 +319,6 @@ def _place(folder: Path, draft: Path, target: Path) -> tuple[Path, ...]:
             final.replace(folder / f"{part.name}.old")
         part.replace(final)
         placed.append(final)
-    return (target, *(part for part in placed if part != target))
+    # A Shapefile that was split has no file of the target's own name.
+    first = target if target in placed else next(part for part in placed if part.suffix == target.suffix)
+    return (first, *(part for part in placed if part != first))

@@ -1,15 +1,10 @@
-"""SHA-256 of inputs and outputs: a file with its sidecars, a folder, or a remote address that cannot be hashed."""
+"""SHA-256 of inputs and outputs: a file with its sidecars, or a folder."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import urllib.error
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import rasterio
 from rasterio.errors import RasterioError
@@ -20,8 +15,6 @@ from tuban.errors import UsageError
 _SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg", ".qix", ".sbn", ".sbx")
 _RASTER = (".tfw", ".tifw", ".jgw", ".pgw", ".wld")
 _APPENDED = (".aux.xml", ".msk", ".ovr", "-wal")
-_REMOTE = re.compile(
-    r"^(https?|ftp|s3|gs|az|abfss?)://|^/vsi(curl|s3|gs|az|adls|oss|swift|hdfs|webhdfs)\w*/", re.IGNORECASE
 )
 _ARCHIVE = re.compile(
     r"^/vsi(zip|tar|gzip|7z|rar)/\{?(?P<file>.+?\.(zip|kmz|tar|tgz|gz|7z|rar))\}?(/.*)?$", re.IGNORECASE
@@ -81,53 +74,6 @@ def fingerprint(path: str, *, sidecars: bool = True) -> Fingerprint:
     except OSError as error:
         raise UsageError(f"cannot hash {path}: {error.strerror or error}; make it readable") from error
     return Fingerprint(str(root), hashlib.sha256(lines.encode()).hexdigest(), size, len(names))
-
-
-def is_remote(path: str) -> bool:
-    """Tell whether `path` is read over a network.
-
-    Example:
-        >>> is_remote("/vsicurl/https://example.org/a.tif"), is_remote("/data/a.tif")
-        (True, False)
-    """
-    return bool(_REMOTE.match(path))
-
-
-def strip_secrets(address: str) -> str:
-    """Return an address without user name, password and query, where signed addresses keep their keys.
-
-    Example:
-        >>> strip_secrets("/vsicurl/https://me:key@example.org/a.tif?sig=abc")
-        '/vsicurl/https://example.org/a.tif'
-    """
-    head, mark, rest = address.partition("://")
-    rest = rest if mark else head
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    if not mark:
-        return rest
-    host, slash, tail = rest.partition("/")
-    return f"{head}://{host.rpartition('@')[2]}{slash}{tail}"
-
-
-def remote_facts(path: str, *, timeout: float = 10.0) -> dict[str, Any]:
-    """Return size and ETag of an HTTP(S) input by one HEAD request, and why where they are not known.
-
-    Args:
-        path: an address `is_remote` knows.
-        timeout: seconds to wait.
-    """
-    facts: dict[str, Any] = {"sha256": None, "size": None, "etag": None}
-    address = re.sub(r"^/vsicurl(_streaming)?/", "", path)
-    if not address.lower().startswith(("http://", "https://")):
-        return facts | {"unhashed": "remote store; not asked for size and ETag"}
-    request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - the scheme was checked above
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as reply:  # noqa: S310
-            length = reply.headers.get("Content-Length")
-            facts |= {"size": int(length) if length else None, "etag": reply.headers.get("ETag")}
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
-        return facts | {"unhashed": f"remote; size and ETag unknown ({type(error).__name__})"}
-    return facts | {"unhashed": "remote; identified by size and ETag"}
 
 
 def _beside(file: Path) -> list[Path]:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
-import zipfile
 from typing import TYPE_CHECKING, Any
 
-from openpyxl import Workbook
-from openpyxl.cell import Cell, WriteOnlyCell
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
-from openpyxl.utils import get_column_letter
-
-from tuban.postprocess.fields import convert
+import xlsxwriter
+from xlsxwriter.exceptions import XlsxWriterException
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from pathlib import Path
 
-    import geopandas as gpd
-
-    from tuban.postprocess.fields import ExportField, FieldTable, Lang
+    from tuban.postprocess.fields import ExportField
+    from tuban.postprocess.rows import Rows
 
 SHEET_ROWS = 1_048_575
 """Rows of one Excel sheet below its heading; more go to further sheets."""
@@ -29,6 +23,9 @@ SHEET_ROWS = 1_048_575
 _CELL_CHARACTERS = 32_767
 _FIXED = dt.datetime(2000, 1, 1)  # noqa: DTZ001 - XLSX holds naive times
 _RISKY = ("=", "+", "-", "@", "\t", "\r", "\n")
+# What XML 1.0 cannot hold; xlsxwriter would write escapes that people see.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_LONG = frozenset({"reason", "basis"})
 _WORDS = {
     "ledger": ("台账", "Ledger"),
     "about": ("说明", "About"),
@@ -44,50 +41,58 @@ _WORDS = {
 }
 
 
-def write_ledger(
-    path: Path, frames: Iterable[gpd.GeoDataFrame], table: FieldTable, *, lang: Lang, sheet_rows: int = SHEET_ROWS
-) -> tuple[int, list[str]]:
+def write_ledger(path: Path, rows: Rows, *, sheet_rows: int = SHEET_ROWS) -> list[str]:
     """Write findings as an Excel workbook.
 
     Text that a spreadsheet would run as a formula (a leading `= + - @`, tab or line break) gets an apostrophe in front;
-    numbers stay numbers. The heading row is frozen and has filters; a second sheet explains the columns.
+    numbers stay numbers. The heading row is frozen and has filters; fields with choices offer them; a second sheet
+    explains the columns and says what was left out.
 
     Args:
         path: the file to write; the caller gives it its final name.
-        frames: rows with the contract's columns of `findings`.
-        table: the columns.
-        lang: language of headings and words.
+        rows: what to write, with the table and the language.
         sheet_rows: rows a sheet may hold.
 
     Returns:
-        The number of rows, and what had to be changed in the values.
+        What had to be changed in the values.
+
+    Raises:
+        OSError: the disk filled up.
     """
-    at = 0 if lang == "zh" else 1
-    book = Workbook(write_only=True)
-    sheets: list[Any] = []
-    rows = 0
-    cleaned = 0
-    for frame in frames:
-        for values in convert(frame, table, lang=lang).itertuples(index=False, name=None):
-            if rows == len(sheets) * sheet_rows:
-                sheets.append(_sheet(book, table, lang, len(sheets) + 1))
-            cells, changed = _cells(sheets[-1], values, table.fields)
-            sheets[-1].append(cells)
-            rows += 1
-            cleaned += changed
-    if not sheets:
-        sheets.append(_sheet(book, table, lang, 1))
-    last = get_column_letter(len(table.fields))
-    for number, sheet in enumerate(sheets):
-        height = min(sheet_rows, max(rows - number * sheet_rows, 0)) + 1
-        sheet.auto_filter.ref = f"A1:{last}{height}"
-    _about(book, table, at, rows)
-    book.properties.created = _FIXED
-    book.properties.creator = "tuban"
-    book.save(path)
-    _freeze_times(path)
-    notes = [f"{cleaned} texts held control characters or were too long for a cell and were cut"] if cleaned else []
-    return rows, notes
+    options = {
+        # Rows go to a file beside the workbook as they come, instead of staying in memory.
+        "constant_memory": True,
+        "tmpdir": str(path.parent),
+        "strings_to_formulas": False,
+        "strings_to_urls": False,
+        "strings_to_numbers": False,
+    }
+    book = xlsxwriter.Workbook(str(path), options)
+    book.set_properties({"author": "tuban", "created": _FIXED})
+    try:
+        ledger = _Ledger(book, rows, sheet_rows)
+        for frame in rows.table_frames():
+            for values in frame.itertuples(index=False, name=None):
+                ledger.append(values)
+        ledger.finish()
+        book.close()
+    except XlsxWriterException as error:
+        _abandon(book)
+        raise OSError(str(error)) from error
+    except BaseException:
+        _abandon(book)
+        raise
+    cleaned = ledger.cleaned
+    return [f"{cleaned} texts held control characters or were too long for a cell and were cut"] if cleaned else []
+
+
+def _abandon(book: Any) -> None:
+    """Close what xlsxwriter leaves open when it fails; the caller removes the files."""
+    for sheet in book.worksheets():
+        for stream in (sheet.row_data_fh, sheet.fh):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):  # closing writes the rest, and fails again
+                    stream.close()
 
 
 def safe_text(text: str) -> str:
@@ -101,79 +106,99 @@ def safe_text(text: str) -> str:
     return f"'{text}" if text.startswith(_RISKY) or text.lstrip().startswith(_RISKY) else text
 
 
-def _sheet(book: Workbook, table: FieldTable, lang: Lang, number: int) -> Any:
-    sheet = book.create_sheet(_WORDS["ledger"][lang != "zh"] + (f" {number}" if number > 1 else ""))
-    sheet.freeze_panes = "A2"
-    sheet.print_title_rows = "1:1"
-    sheet.page_setup.orientation = "landscape"
-    for column, field in enumerate(table.fields, start=1):
-        heading = getattr(field, lang)
-        # A Chinese character is about two digits wide.
-        wide = sum(2 if ord(character) > 0x2E80 else 1 for character in heading)
-        roomy = 60 if field.source in {"reason", "basis"} else 12
-        sheet.column_dimensions[get_column_letter(column)].width = max(roomy, wide + 4)
-    sheet.append([_heading(sheet, getattr(field, lang)) for field in table.fields])
-    return sheet
+class _Ledger:
+    """The sheets of a workbook, filled row by row."""
 
+    def __init__(self, book: Any, rows: Rows, sheet_rows: int) -> None:
+        self.book, self.rows, self.fields, self.sheet_rows = book, rows, rows.table.fields, sheet_rows
+        self.at = 0 if rows.lang == "zh" else 1
+        self.cleaned = 0
+        self.total = 0
+        self.line = sheet_rows
+        self.sheets: list[Any] = []
+        self.heading = book.add_format(
+            {"bold": True, "font_color": "#FFFFFF", "bg_color": "#8B1A1A", "align": "center", "valign": "vcenter"}
+            | {"text_wrap": True, "bottom": 1, "bottom_color": "#5A6675"}
+        )
+        self.styles = [self._style(field) for field in self.fields]
 
-def _heading(sheet: Any, text: str) -> Cell:
-    cell = WriteOnlyCell(sheet, text)
-    cell.font = Font(bold=True, color="FFFFFF")
-    cell.fill = PatternFill("solid", fgColor="8B1A1A")
-    cell.alignment = Alignment(horizontal="center", vertical="center", wrap_text=True)
-    cell.border = Border(bottom=Side("thin", color="5A6675"))
-    return cell
+    def append(self, values: Sequence[Any]) -> None:
+        """Write one row, on a new sheet where the last is full."""
+        if self.line == self.sheet_rows:
+            self._open()
+        self.line += 1
+        self.total += 1
+        sheet = self.sheets[-1]
+        for column, (value, style) in enumerate(zip(values, self.styles, strict=True)):
+            if isinstance(value, str):
+                kept = _CONTROL.sub("", value)[: _CELL_CHARACTERS - 1]
+                self.cleaned += kept != value
+                sheet.write_string(self.line, column, safe_text(kept), style)
+            elif value is not None and value == value and abs(value) != float("inf"):  # noqa: PLR0124 - NaN
+                sheet.write_number(self.line, column, value, style)
 
+    def finish(self) -> None:
+        """Close the sheets and write the one that explains the columns."""
+        if not self.sheets:
+            self._open()
+        self._close()
+        self._about()
 
-def _cells(sheet: Any, values: tuple[Any, ...], fields: tuple[ExportField, ...]) -> tuple[list[Cell], int]:
-    cells = []
-    changed = 0
-    for value, field in zip(values, fields, strict=True):
-        missing = value is None or value != value  # noqa: PLR0124 - NaN is unequal to itself
-        if isinstance(value, str):
-            kept = ILLEGAL_CHARACTERS_RE.sub("", value)[: _CELL_CHARACTERS - 1]
-            changed += kept != value
-            cell = WriteOnlyCell(sheet, safe_text(kept))
-            # openpyxl reads a leading "=" as a formula; what is text stays text.
-            cell.data_type = "s"
-            if field.source in {"reason", "basis"}:
-                cell.alignment = Alignment(wrap_text=True, vertical="top")
-        else:
-            cell = WriteOnlyCell(sheet, None if missing else float(value))
-            cell.number_format = "#,##0" + ("." + "0" * field.decimals if field.decimals else "")
-            if field.source in {"lon", "lat"}:
-                cell.number_format = "0." + "0" * field.decimals
-        cells.append(cell)
-    return cells, changed
+    def _style(self, field: ExportField) -> Any:
+        if field.source in _LONG:
+            return self.book.add_format({"text_wrap": True, "valign": "top"})
+        if field.type == "str":
+            return None
+        decimals = field.decimals if field.type == "float" else 0
+        whole = "0" if field.source in {"lon", "lat"} or field.type == "int" else "#,##0"
+        return self.book.add_format({"num_format": whole + ("." + "0" * decimals if decimals else "")})
 
+    def _open(self) -> None:
+        if self.sheets:
+            self._close()
+        number = len(self.sheets) + 1
+        sheet = self.book.add_worksheet(_WORDS["ledger"][self.at] + (f" {number}" if number > 1 else ""))
+        sheet.freeze_panes(1, 0)
+        sheet.repeat_rows(0)
+        sheet.set_landscape()
+        sheet.fit_to_pages(1, 0)
+        for column, field in enumerate(self.fields):
+            heading = getattr(field, self.rows.lang)
+            # A Chinese character is about two digits wide.
+            wide = sum(2 if ord(character) > 0x2E80 else 1 for character in heading)
+            sheet.set_column(column, column, max(60 if field.source in _LONG else 12, wide + 4))
+            sheet.write_string(0, column, heading, self.heading)
+        self.sheets.append(sheet)
+        self.line = 0
 
-def _about(book: Workbook, table: FieldTable, at: int, rows: int) -> None:
-    sheet: Any = book.create_sheet(_WORDS["about"][at])
-    for column, width in zip("ABC", (36, 24, 36), strict=True):
-        sheet.column_dimensions[column].width = width
-    sheet.append([table.title["zh" if at == 0 else "en"]])
-    sheet.append([_WORDS["suspected"][at]])
-    sheet.append([_WORDS["rows"][at], rows])
-    sheet.append([])
-    sheet.append([_heading(sheet, _WORDS[key][at]) for key in ("heading", "name", "source")])
-    for field in table.fields:
-        source = _WORDS["blank"][at] if field.conversion == "blank" else field.source or "lon, lat"
-        sheet.append([field.zh if at == 0 else field.en, field.name, source])
+    def _close(self) -> None:
+        """Give the last sheet its filter and its choices, whose extent is known only now."""
+        sheet = self.sheets[-1]
+        sheet.autofilter(0, 0, max(self.line, 1), len(self.fields) - 1)
+        for column, field in enumerate(self.fields):
+            if field.choices:
+                offered = {"validate": "list", "source": list(field.choices), "error_type": "warning"}
+                sheet.data_validation(1, column, max(self.line, 1), column, offered)
 
-
-def _freeze_times(path: Path) -> None:
-    """Rewrite the workbook with fixed times: openpyxl stamps both the archive's entries and `modified`."""
-    fresh = path.with_name(path.name + ".fixed")
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in sorted(old.namelist()):
-            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            if name == "docProps/core.xml":
-                stamp = _FIXED.isoformat() + "Z"
-                text = old.read(name).decode()
-                new.writestr(entry, re.sub(r"(<dcterms:modified[^>]*>)[^<]*", rf"\g<1>{stamp}", text))
-                continue
-            with old.open(name) as source, new.open(entry, "w", force_zip64=True) as target:
-                while chunk := source.read(1 << 20):
-                    target.write(chunk)
-    fresh.replace(path)
+    def _about(self) -> None:
+        sheet = self.book.add_worksheet(_WORDS["about"][self.at])
+        sheet.set_column("A:A", 36)
+        sheet.set_column("B:B", 24)
+        sheet.set_column("C:C", 36)
+        table = self.rows.table
+        lines: list[tuple[Any, ...]] = [
+            (table.title[self.rows.lang],),
+            (_WORDS["suspected"][self.at],),
+            *((text,) for text in self.rows.restriction.statements(self.rows.lang)),
+            (_WORDS["rows"][self.at], self.total),
+            (),
+            tuple(_WORDS[key][self.at] for key in ("heading", "name", "source")),
+        ]
+        heading = len(lines) - 1
+        for field in self.fields:
+            source = _WORDS["blank"][self.at] if field.conversion == "blank" else field.source or "lon, lat"
+            lines.append((field.zh if self.at == 0 else field.en, field.name, source))
+        for line, cells in enumerate(lines):
+            for column, cell in enumerate(cells):
+                write = sheet.write_number if isinstance(cell, int) else sheet.write_string
+                write(line, column, cell, self.heading if line == heading else None)

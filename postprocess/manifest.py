@@ -26,7 +26,10 @@ import rasterio
 
 import tuban
 from tuban.errors import OutputError, UsageError
-from tuban.postprocess.fingerprint import fingerprint, is_remote, remote_facts, strip_secrets
+from tuban.data.address import is_remote, redacted
+from tuban.data.identity import identity
+from tuban.data.remote import RemoteSettings
+from tuban.postprocess.fingerprint import fingerprint
 from tuban.postprocess.plain import plain
 
 if TYPE_CHECKING:
@@ -67,13 +70,15 @@ class Manifest:
             "notes": [],
         }
         self._outputs: list[dict[str, Any]] = []
+        self._volatile: dict[str, Any] = {}
 
-    def add_input(self, role: str, path: str | Path) -> dict[str, Any]:
+    def add_input(self, role: str, path: str | Path, *, remote: RemoteSettings | None = None) -> dict[str, Any]:
         """Hash an input and record it under `role`; a remote one is recorded by address, size and ETag.
 
         Args:
             role: what it is to the run: `before`, `after`, `plan`, `plan:STBHHX`, `aoi` …
             path: a file (with its sidecars), a folder (File GDB, Shapefiles), `/vsi…` or a URL.
+            remote: time-outs and the allow-list of remote inputs.
 
         Returns:
             The entry as it stands in `run.json`.
@@ -83,7 +88,8 @@ class Manifest:
         """
         text = str(path)
         if is_remote(text):
-            entry: dict[str, Any] = {"role": role, "name": strip_secrets(text), **remote_facts(text)}
+            facts = {key: value for key, value in identity(text, remote).items() if key != "uri"}
+            entry: dict[str, Any] = {"role": role, "name": redacted(text), "sha256": None, **facts}
             self.note("input", f"{role} is remote and was not hashed: {entry['name']}")
         else:
             print_ = fingerprint(text)
@@ -105,6 +111,10 @@ class Manifest:
         if section in {"schema", "command", "versions", "inputs", "outputs", "notes", *_UNHASHED}:
             raise UsageError(f"section {section!r} of run.json is written by the manifest itself; use another name")
         self._content[section] = plain(value, section, self._paths)
+
+    def set_volatile(self, section: str, value: object) -> None:
+        """Put in place what differs from run to run without a difference in the results: what was gone on with."""
+        self._volatile[section] = plain(value, section, self._paths)
 
     def note(self, stage: str, text: str) -> None:
         """Record something that was guessed, skipped or degraded; the report shows it. Said twice, it stands once."""
@@ -150,6 +160,7 @@ class Manifest:
             "seconds_total": round(time.monotonic() - self._clock, 3),
             "host": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
             "paths": self._paths,
+            **self._volatile,
         }
         record["file_sha256"] = _sha256({k: v for k, v in record.items() if k != "file_sha256"})
         write_text(target, json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n")

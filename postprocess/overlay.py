@@ -6,6 +6,7 @@ All set algebra is done in the CRS of the changes; areas are measured on the ell
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ import numpy as np
 import pyproj
 import shapely
 from pyproj import CRS
-from shapely.errors import GEOSException
 
 from tuban.postprocess.area import geodesic_area
+from tuban.postprocess.set_algebra import OverlayCounts, polygonal, robust, robust_block, subdivide, tiled, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,69 +27,22 @@ if TYPE_CHECKING:
     from tuban.data.plan import PlanLayer
 
     Array = npt.NDArray[Any]
+    Hits = tuple[Array, Array, Array, OverlayCounts]
 
 logger = logging.getLogger(__name__)
 
-# Above this many vertices a polygon is cut into tiles first: one clip of a million vertices per change is the
-# difference between seconds and hours.
-_MAX_VERTICES = 512
-_MAX_CUTS = 40
+__all__ = [
+    "OverlayCounts",
+    "Pieces",
+    "collect",
+    "measured",
+    "moved_outline",
+    "polygonal",
+    "robust",
+    "subdivide",
+]
 
-
-@dataclass(slots=True)
-class OverlayCounts:
-    """What the overlay met; lands in `run.json`."""
-
-    topology_fallbacks: int = 0
-    plan_features: int = 0
-    plan_pieces: int = 0
-
-
-def robust(operation: Callable[..., Any], a: Array, b: Array, crs: CRS, counts: OverlayCounts) -> Array:
-    """Apply a binary shapely operation elementwise; where GEOS fails, snap to a 0.1 mm grid and try again."""
-    try:
-        return _areal(np.atleast_1d(np.asarray(operation(a, b), dtype=object)))
-    except GEOSException:
-        grid = 1e-9 if crs.is_geographic else 1e-4
-        result = np.empty(len(a), dtype=object)
-        for index, (left, right) in enumerate(zip(a, b, strict=True)):
-            try:
-                result[index] = operation(left, right)
-            except GEOSException:
-                counts.topology_fallbacks += 1
-                left_valid, right_valid = shapely.make_valid(np.array([left, right], dtype=object), method="structure")
-                result[index] = operation(left_valid, right_valid, grid_size=grid)
-        return _areal(result)
-
-
-def subdivide(polygon: Any, limit: int = _MAX_VERTICES) -> list[Any]:
-    """Cut a polygon by halves into parts of at most `limit` vertices that together are the polygon.
-
-    Example:
-        >>> ring = shapely.Point(0, 0).buffer(1, quad_segs=1000)
-        >>> parts = subdivide(ring)
-        >>> bool(abs(sum(p.area for p in parts) - ring.area) < 1e-12)
-        True
-    """
-    stack, done = [(polygon, 0)], []
-    while stack:
-        part, depth = stack.pop()
-        # The depth bounds the work where all vertices lie on one spot and no cut can part them.
-        if shapely.get_num_coordinates(part) <= limit or depth > _MAX_CUTS:
-            done.append(part)
-            continue
-        x0, y0, x1, y1 = part.bounds
-        if x1 - x0 >= y1 - y0:
-            halves = [shapely.box(x0, y0, (x0 + x1) / 2, y1), shapely.box((x0 + x1) / 2, y0, x1, y1)]
-        else:
-            halves = [shapely.box(x0, y0, x1, (y0 + y1) / 2), shapely.box(x0, (y0 + y1) / 2, x1, y1)]
-        stack.extend((piece, depth + 1) for half in halves for piece in polygonal(shapely.intersection(part, half)))
-    return done
-
-
-def polygonal(geometry: Any) -> list[Any]:
-    """Return the polygons of any geometry; lines and points, which cuts along shared edges leave, are dropped."""
-    return [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon" and not part.is_empty]
+_BLOCK = 1000  # features a thread takes at a time
 
 
 def moved_outline(geometries: Array, crs: CRS, metres: float) -> Array:
@@ -128,7 +82,7 @@ class Pieces:
         patch: index of the change, `(m,)` int.
         geometry: feature clipped to the grown change.
         rows: what the feature says, one dict a piece (keys: plan_id, code, name, system, layer, kind, valid_from,
-            valid_to, number, values).
+            valid_to, number, values); pieces of one feature share theirs, so it is not to be written to.
         accuracy_m: the worst positional accuracy among the layers.
     """
 
@@ -167,7 +121,8 @@ def collect(
 ) -> Pieces:
     """Return the pieces of some layers' features under each change.
 
-    Layers are streamed; only clipped pieces are kept, so memory follows the changes and not the plan.
+    Layers are streamed; only clipped pieces are kept, so memory follows the changes and not the plan. Every core clips;
+    the result does not depend on their number.
 
     Args:
         layers: layers of one role.
@@ -176,62 +131,88 @@ def collect(
         counts: is added to.
         fields: further fields to keep.
     """
-    tree = shapely.STRtree(grown)
+    if not len(grown) or not layers:
+        return _nothing()
     bounds = shapely.total_bounds(grown)
     box = (float(bounds[0]), float(bounds[1]), float(bounds[2]), float(bounds[3]))
+    tree = shapely.STRtree(grown)
     patches: list[Array] = []
     geometries: list[Array] = []
     rows: list[dict[str, Any]] = []
-    for layer in layers:
-        for frame in layer.batches(box, crs):
-            counts.plan_features += len(frame)
-            zones, owner = _parts(np.asarray(frame.geometry.values, dtype=object))
-            zone, patch = tree.query(zones, predicate="intersects")
-            order = np.lexsort((owner[zone], patch))
-            zone, patch = zone[order], patch[order]
-            clipped = robust(shapely.intersection, zones[zone], grown[patch], crs, counts)
-            solid = shapely.area(clipped) > 0
-            patches.append(patch[solid])
-            geometries.append(clipped[solid])
-            rows += _describe(layer, frame, owner[zone[solid]], fields)
-    if not patches:
-        return Pieces(np.array([], dtype=int), np.array([], dtype=object), [])
+    with ThreadPoolExecutor(workers()) as pool:
+        for layer in layers:
+            for frame in layer.batches(box, crs, columns=fields):
+                zones, owner = tiled(np.asarray(frame.geometry.values, dtype=object), box)
+                counts.plan_features += len(frame)
+                zone, patch, geometry = _clipped(zones, grown, crs, tree, pool, counts)
+                order = np.lexsort((owner[zone], patch))
+                patches.append(patch[order])
+                geometries.append(geometry[order])
+                rows += _describe(layer, frame, owner[zone[order]], fields)
+    if not rows:
+        return _nothing()
     counts.plan_pieces += len(rows)
     worst = max(layer.accuracy_m for layer in layers)
     return Pieces(np.concatenate(patches), np.concatenate(geometries), rows, worst)
 
 
-def _parts(geometries: Array) -> tuple[Array, Array]:
-    """Return the features with large ones cut to tiles, and the feature each tile belongs to."""
-    large = np.flatnonzero(shapely.get_num_coordinates(geometries) > _MAX_VERTICES)
-    if not large.size:
-        return geometries, np.arange(len(geometries))
-    small = np.setdiff1d(np.arange(len(geometries)), large)
-    tiles = [(index, tile) for index in large for tile in subdivide(geometries[index])]
-    cut = np.array([tile for _, tile in tiles], dtype=object)
-    return np.concatenate([geometries[small], cut]), np.concatenate([small, np.array([i for i, _ in tiles], dtype=int)])
+def _nothing() -> Pieces:
+    return Pieces(np.array([], dtype=int), np.array([], dtype=object), [])
 
 
-def _areal(geometries: Array) -> Array:
-    """Return geometries with lines and points dropped, which cuts along shared edges leave."""
-    kinds = shapely.get_type_id(geometries)
-    for index in np.flatnonzero((kinds != 3) & (kinds != 6)):
-        geometries[index] = shapely.union_all(polygonal(geometries[index]))
-    return geometries
+def _clipped(
+    zones: Array, grown: Array, crs: CRS, tree: shapely.STRtree, pool: ThreadPoolExecutor, counts: OverlayCounts
+) -> tuple[Array, Array, Array]:
+    """Return zone, change and common area of each pair that has one.
+
+    The caller waits meanwhile: work of its own in Python would hold the interpreter's lock, and each of the threads'
+    many short calls would wait for it.
+    """
+    size = max(_BLOCK, -(-len(zones) // (2 * workers())))
+    # A prepared geometry is not safe in two threads at once, so each zone belongs to one block.
+    starts = range(0, len(zones), size)
+    found = list(pool.map(lambda start: _clip(zones[start : start + size], start, grown, crs, tree), starts))
+    if not found:
+        return np.array([], dtype=int), np.array([], dtype=int), np.array([], dtype=object)
+    zone, patch, geometry, met = zip(*found, strict=True)
+    counts.topology_fallbacks += sum(block.topology_fallbacks for block in met)
+    return np.concatenate(zone), np.concatenate(patch), np.concatenate(geometry)
+
+
+def _clip(zones: Array, start: int, grown: Array, crs: CRS, tree: shapely.STRtree) -> Hits:
+    """Return feature (from `start`), change and common area of each pair that has one; only what crosses is cut."""
+    counts = OverlayCounts()
+    zone, patch = tree.query(zones, predicate="intersects")
+    shapely.prepare(zones[np.unique(zone)])
+    a, b = zones[zone], grown[patch]
+    inside = shapely.contains_properly(a, b)
+    shapely.destroy_prepared(a)
+    # The boxes say cheaply which features may lie wholly within a change.
+    outer, inner = shapely.bounds(b), shapely.bounds(a)
+    covered = ~inside & (outer[:, :2] < inner[:, :2]).all(axis=1) & (outer[:, 2:] > inner[:, 2:]).all(axis=1)
+    covered[covered] = shapely.contains_properly(b[covered], a[covered])
+    cross = ~(inside | covered)
+    result = np.where(inside, b, a)
+    result[cross] = robust_block(shapely.intersection, a[cross], b[cross], crs, counts)
+    solid = shapely.area(result) > 0
+    return zone[solid] + start, patch[solid], result[solid], counts
 
 
 def _describe(layer: PlanLayer, frame: gpd.GeoDataFrame, index: Array, fields: tuple[str, ...]) -> list[dict[str, Any]]:
     kept = [name for name in fields if name in frame.columns]
     columns = {name: frame[name].tolist() for name in [*kept, "plan_id", "plan_class", "plan_name", "plan_number"]}
     start, end = frame["plan_from"].tolist(), frame["plan_to"].tolist()
-    return [
-        {
+    name, system, kind = layer.name, layer.class_system, layer.kind
+    # One dict a feature, shared by its pieces: most features lie under several changes, or under none.
+    said = {
+        i: {
             "plan_id": columns["plan_id"][i], "code": columns["plan_class"][i], "name": columns["plan_name"][i],
-            "system": layer.class_system, "layer": layer.name, "kind": layer.kind, "number": columns["plan_number"][i],
+            "system": system, "layer": name, "kind": kind, "number": columns["plan_number"][i],
             "valid_from": start[i], "valid_to": end[i], "values": {name: str(columns[name][i]) for name in kept},
         }
-        for i in index
-    ]  # fmt: skip
+        for i in np.unique(index).tolist()
+    }  # fmt: skip
+    return [said[i] for i in index.tolist()]
 
 
 def measured(geometries: Array, crs: CRS) -> Array:

@@ -14,7 +14,9 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from tuban.errors import SceneError
 from tuban.postprocess.chips import FALSE_COLOUR, TRUE_COLOUR, jpeg_uri, paint, read_colours, stretch_limits
+from tuban.postprocess.legend import role_colors
 from tuban.postprocess.sources import grid_bounds, ground_size, to_pixels
 
 if TYPE_CHECKING:
@@ -23,13 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tuban.postprocess.sources import PixelSource, ZoneSource
-
-ZONE_COLORS = {
-    "permanent_basic_farmland": "#e0a800",
-    "ecological_red_line": "#0b8f4d",
-    "urban_development_boundary": "#5b3fd6",
-}
-"""The zones that pictures show; baseline and permits are too many to tell apart there."""
 
 _READ_LIMIT_PX = 4096 * 4096
 _MARK_PX = 22  # diameter of a number on the picture
@@ -40,7 +35,7 @@ class Overview:
 
     Args:
         source: the pair.
-        zones: plan layers; only roles in `ZONE_COLORS` are drawn.
+        zones: plan layers to outline.
         longest_px: longest side of the picture.
 
     Attributes:
@@ -94,10 +89,9 @@ class Overview:
 
     def _draw_zones(self, source: PixelSource, zones: Sequence[ZoneSource]) -> None:
         bounds = grid_bounds(source.transform, 0, 0, source.width, source.height)
+        colors = role_colors(zone.role for zone in zones)
         for zone in zones:
-            color = ZONE_COLORS.get(zone.role)
-            if color is None:
-                continue
+            color = colors[zone.role]
             for frame in zone.batches(bounds, source.crs):
                 for geometry in to_pixels(frame.geometry.to_numpy(), self._transform):
                     self._outline(geometry, color, 2)
@@ -136,15 +130,15 @@ def apart(places: Sequence[tuple[float, float]], width: float) -> list[tuple[flo
 def _decimated(source: PixelSource, transform: Affine, width: int, height: int) -> Image.Image | None:
     """Read AFTER straight from its file on a coarse grid, which uses its overviews; None where that is not possible."""
     scene: Any = getattr(source, "after", None)
-    path = getattr(scene, "source", None) or getattr(scene, "path", None)
-    if path is None:
+    opened = getattr(getattr(scene, "source", None), "opened", None)
+    if opened is None:
         return None
     index = {band.name: band.index for band in scene.bands}
     names = next((names for names in (TRUE_COLOUR, FALSE_COLOUR) if all(name in index for name in names)), None)
     names = names or tuple(index)[:1]
     try:
         with (
-            rasterio.open(path) as dataset,
+            opened() as dataset,
             WarpedVRT(
                 dataset,
                 crs=rasterio.crs.CRS.from_user_input(source.crs),
@@ -157,7 +151,7 @@ def _decimated(source: PixelSource, transform: Affine, width: int, height: int) 
             ) as coarse,
         ):
             got = coarse.read([index[name] for name in names], masked=True).astype(np.float32)
-    except RasterioError:
+    except (RasterioError, SceneError):
         return None
     valid = ~np.ma.getmaskarray(got).any(axis=0) & np.isfinite(got.data).all(axis=0)
     return _painted(np.repeat(got.data, 3 // len(names), axis=0), valid)

@@ -12,14 +12,22 @@ import pyproj
 import shapely
 import yaml
 
-from tuban.postprocess.chips import make_chip
-from tuban.postprocess.overview import ZONE_COLORS, apart
+from tuban.postprocess.chips import chip_view, make_chip
+from tuban.postprocess.fields import half
+from tuban.postprocess.figure import make_overlay
+from tuban.postprocess.legend import is_zone, role_colors
+from tuban.postprocess.overview import apart
+from tuban.postprocess.phrases import translated
+from tuban.postprocess.sources import role_of
 from tuban.postprocess.styles import SETTLED_COLORS, SEVERITY_COLORS, SEVERITY_NAMES, STATUS_NAMES
+from tuban.postprocess.unfold import unfold
+from tuban.postprocess.view import PlainGrid, View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tuban.postprocess.chips import ChipSettings
+    from tuban.postprocess.figure import Overlay
     from tuban.postprocess.overview import Overview
     from tuban.postprocess.sources import PixelSource, ZoneSource
     from tuban.postprocess.tally import Tally
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 LANGUAGES = ("zh", "en")
 CHANGE_COLOR = "#c2410c"
 _CHANGE_ROWS = 12
+_PLAIN_CELLS = 400
 
 
 def row_color(row: Mapping[str, Any]) -> str:
@@ -47,34 +56,61 @@ class Page:
     lang: str
     chips: ChipSettings
 
-    def card(self, number: int, row: dict[str, Any], shape: shapely.Geometry, crs: object) -> dict[str, Any]:
-        """Return one card: the row, its pictures and its place on the overview."""
-        chip = place = None
-        if self.pair is not None:
-            on_grid = _moved(shape, crs, self.pair.crs)
-            chip = make_chip(self.pair, on_grid, self.zones, settings=self.chips)
-            place = self.overview.place(on_grid) if self.overview and self.overview.available else None
+    def card(self, number: int, row: dict[str, Any], shape: shapely.Geometry | None, crs: object) -> dict[str, Any]:
+        """Return one card: the row, its pictures, its place on the overview and what it rests on.
+
+        Args:
+            number: of the card, from 1.
+            row: the finding or change; None where a value is unknown.
+            shape: its outline; None where places are left out, and then there are no pictures.
+            crs: of the outline.
+        """
+        chip = overlay = place = None
         lon, lat = row.get("lon"), row.get("lat")
-        if lon is None or lat is None:
-            centre = _moved(shape, crs, "EPSG:4326").representative_point()
-            lon, lat = centre.x, centre.y
+        if shape is not None:
+            overlay = self._overlay(shape, crs)
+            if self.pair is not None:
+                on_grid = _moved(shape, crs, self.pair.crs)
+                drawn = [zone for zone in self.zones if is_zone(zone.role)]
+                chip = make_chip(self.pair, on_grid, drawn, settings=self.chips)
+                place = self.overview.place(on_grid) if self.overview and self.overview.available else None
+            if lon is None or lat is None:
+                centre = _moved(shape, crs, "EPSG:4326").representative_point()
+                lon, lat = centre.x, centre.y
+        text = _text(self.lang)
         titles = (self.run.get("rule_pack") or {}).get("titles") or {}
         scenes = _scenes(self.run)
         dates = {name: row.get(f"date_{name}") or (scenes.get(name) or {}).get("date") for name in ("before", "after")}
+        reason = row.get("reason")
         return {
             "number": number,
             # Absent columns read as unknown, not as an error of the template.
             "row": {"rule_id": "", "status": "", "severity": ""}
             | dict.fromkeys(_OPTIONAL)
             | row
-            | {"reason": _half(row.get("reason"), self.lang)},
+            | {"reason": half(reason, self.lang) if isinstance(reason, str) else reason},
             "chip": chip,
+            "overlay": overlay,
             "place": place,
-            "lonlat": (lon, lat),
+            "lonlat": None if lon is None or lat is None else (lon, lat),
             "color": row_color(row) if "status" in row else CHANGE_COLOR,
             "title": _worded(titles.get(row.get("rule_id"), ""), self.lang),
+            "trace": unfold(row.get("trace"), text["trace_keys"], yes=text["yes"], no=text["no"]),
+            "rests_on": _rests_on(self.run, text),
             **{name: date or "" for name, date in dates.items()},
         }
+
+    def _overlay(self, shape: shapely.Geometry, crs: object) -> Overlay | None:
+        """Draw the finding over the plan, on the pair's grid or, without imagery, on a plain one."""
+        if not self.zones:
+            return None
+        if self.pair is not None:
+            on_grid = _moved(shape, crs, self.pair.crs)
+            return make_overlay(chip_view(self.pair, on_grid, self.chips), on_grid, self.zones)
+        grid = PlainGrid.around(shape, crs, cells=_PLAIN_CELLS)
+        most = round(_PLAIN_CELLS * self.chips.context) + 1
+        view = View.around(grid, shape, context=self.chips.context, min_px=_PLAIN_CELLS, max_px=most)
+        return make_overlay(view, shape, self.zones)
 
     def _apart(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
         marked = [card for card in cards if card["place"] is not None]
@@ -87,6 +123,7 @@ class Page:
         """Return the variables of the template."""
         text = _text(self.lang)
         at = LANGUAGES.index(self.lang)
+        notes = _notes(self.run, self.lang)
         total = (tally if judged else moves).total
         hidden = total - len(cards)
         shown = text["cards_some" if hidden else "cards_all"].format(shown=len(cards), hidden=hidden, total=total)
@@ -110,7 +147,8 @@ class Page:
             "judged": judged,
             "has_pair": self.pair is not None,
             "scenes": _scenes(self.run),
-            "notes": _notes(self.run),
+            "notes": notes,
+            "untranslated": any(not note["translated"] for note in notes),
             "summary": summary,
             "totals": _totals(tally),
             "change_rows": _change_rows(moves),
@@ -125,13 +163,12 @@ class Page:
             and self.overview.available
             and {"uri": self.overview.uri(), "width": self.overview.width, "height": self.overview.height},
             "legend": legend if judged else [],
-            "zone_roles": sorted({zone.role for zone in self.zones}),
-            "zone_colors": ZONE_COLORS,
+            "zone_roles": sorted({zone.role for zone in self.zones if is_zone(zone.role)}),
+            "zone_colors": role_colors({role_of(zone) for zone in self.zones} | {zone.role for zone in self.zones}),
             "severity_colors": SEVERITY_COLORS,
             "settled_colors": SETTLED_COLORS,
             "severity_names": {name: value[at] for name, value in SEVERITY_NAMES.items()},
             "status_names": statuses,
-            "roles": text["roles"],
             "actions": text["actions"],
         }
 
@@ -173,13 +210,25 @@ def _totals(tally: Tally) -> list[tuple[str, int]]:
     return [(name, sums[name]) for name in (*STATUS_NAMES, *sorted(set(sums) - set(STATUS_NAMES))) if name in sums]
 
 
-def _half(reason: object, lang: str) -> object:
-    """Return the part of a reason in one language; it is written as `Chinese | English`."""
-    parts = reason.split(" | ") if isinstance(reason, str) else []
-    if len(parts) < 2 or len(parts) % 2:
-        return reason
-    middle = len(parts) // 2
-    return " | ".join(parts[:middle] if lang == "zh" else parts[middle:])
+def _rests_on(run: Mapping[str, Any], text: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what a finding rests on: what it is, its name and its hash; scenes, model, rules, plan."""
+    rows = []
+    for entry in run.get("inputs") or ():
+        role = str(entry.get("role"))
+        label = text.get(role) if role in {"before", "after"} else None
+        if label is None and role.startswith("plan"):
+            label = text["plan"]
+        if label is not None:
+            rows.append((label, str(entry.get("name")), str(entry.get("sha256") or entry.get("etag") or "")))
+    model, pack = run.get("model") or {}, run.get("rule_pack") or {}
+    if model:
+        rows.append(
+            (text["model"], f"{model.get('name')} {model.get('version')}", str(model.get("weights_sha256", "")))
+        )
+    if pack:
+        rows.append((text["rule_pack"], f"{pack.get('id')} {pack.get('version')}", str(pack.get("sha256", ""))))
+    # Layers of one plan file share its hash.
+    return list(dict.fromkeys(rows))
 
 
 def _change_rows(moves: Tally) -> list[dict[str, Any]]:
@@ -206,7 +255,7 @@ def _bands(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _notes(run: Mapping[str, Any]) -> list[dict[str, str]]:
+def _notes(run: Mapping[str, Any], lang: str) -> list[dict[str, Any]]:
     """Return what was guessed, skipped or degraded, once each: the run's notes, then the pair's own."""
     pair = run.get("pair") or {}
     notes = [note if isinstance(note, dict) else {"text": note} for note in run.get("notes") or ()]
@@ -214,7 +263,11 @@ def _notes(run: Mapping[str, Any]) -> list[dict[str, str]]:
     notes += [{"stage": stage, "text": (pair.get(stage) or {}).get("reason") or ""} for stage in measured]
     notes += [{"stage": "pair", "text": text} for text in pair.get("notes") or ()]
     once = {str(note["text"]): str(note.get("stage", "")) for note in reversed(notes) if note["text"]}
-    return [{"stage": stage, "text": text} for text, stage in reversed(once.items())]
+    found = []
+    for text, stage in reversed(once.items()):
+        words, known = translated(text, lang)
+        found.append({"stage": stage, "text": words, "translated": known})
+    return found
 
 
 def _scenes(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

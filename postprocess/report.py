@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuban.data.classes import classes
 from tuban.errors import UsageError
 from tuban.postprocess.chips import ChipSettings
-from tuban.postprocess.layers import iter_layer, pyogrio_crs
+from tuban.postprocess.legend import is_zone, role_name
 from tuban.postprocess.manifest import write_text
-from tuban.postprocess.overview import ZONE_COLORS, Overview
+from tuban.postprocess.overview import Overview
 from tuban.postprocess.page import CHANGE_COLOR, LANGUAGES, Page, row_color
+from tuban.postprocess.streams import iter_layer, pyogrio_crs
 from tuban.postprocess.tally import Tally
+from tuban.postprocess.wording import metres_text, number_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import geopandas as gpd
 
@@ -36,6 +37,8 @@ class ReportSettings(BaseModel):
     Attributes:
         max_cards: findings (or changes, without a plan) that get a card; the report says how many do not.
         overview_px: longest side of the overview picture.
+        max_listed: findings in the list of the PDF; it says how many there are in all.
+        font: font file to embed in the PDF; None looks for one that holds Chinese (`configs/legend.yaml`).
         chips: how the before/after chips are cut.
     """
 
@@ -43,16 +46,19 @@ class ReportSettings(BaseModel):
 
     max_cards: int = Field(60, ge=0, le=2000)
     overview_px: int = Field(1400, ge=200, le=6000)
+    max_listed: int = Field(500, ge=0, le=20_000)
+    font: str | None = None
     chips: ChipSettings = ChipSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class ReportSummary:
-    """What was written: the file, the rows with a card, and the rows there are in all."""
+    """What was written: the file, the rows with a card, the rows there are in all, and what should be said of it."""
 
     path: Path
     cards: int
     total: int
+    notes: tuple[str, ...] = ()
 
 
 def write_report(
@@ -65,6 +71,7 @@ def write_report(
     zones: Sequence[ZoneSource] = (),
     lang: str = "zh",
     settings: ReportSettings | None = None,
+    left_out: Callable[[], Sequence[str]] = tuple,
 ) -> ReportSummary:
     """Write `report.html`.
 
@@ -75,41 +82,124 @@ def write_report(
         findings: `findings.gpkg` or frames with `FINDING_COLUMNS`; None for a run without a plan.
         changes: `findings.gpkg` or frames with `CHANGE_COLUMNS`; they get the cards where there is no plan.
         pair: where pixels come from; None for a vector check, and the report says so.
-        zones: plan layers to outline; only zones (`ZONE_COLORS`) are drawn.
+        zones: plan layers; zones are outlined on the imagery, all layers stand on the overlay figures.
         lang: `zh` or `en`.
         settings: sizes and the number of cards.
+        left_out: says, after the rows are read, what an export left out of them.
 
     Raises:
         UsageError: `lang` is not known.
         VectorError: a layer cannot be read.
         OutputError: the file cannot be written.
     """
+    settings = settings or ReportSettings()
+    content = gather(findings, changes, run=run, pair=pair, zones=zones, lang=lang, settings=settings)
+    content.context["left_out"] = list(left_out())
+    html = _environment(lang).get_template("report.html.j2").render(content.context)
+    write_text(Path(out), html)
+    logger.info("report: %d of %d rows have a card", content.cards, content.total)
+    return ReportSummary(Path(out), content.cards, content.total)
+
+
+def write_pdf(
+    out: str | Path,
+    *,
+    run: Mapping[str, Any],
+    findings: str | Path | Iterable[gpd.GeoDataFrame] | None,
+    changes: str | Path | Iterable[gpd.GeoDataFrame] | None = None,
+    pair: PixelSource | None = None,
+    zones: Sequence[ZoneSource] = (),
+    lang: str = "zh",
+    settings: ReportSettings | None = None,
+    left_out: Callable[[], Sequence[str]] = tuple,
+) -> ReportSummary:
+    """Write the report as PDF: cover, list of findings, one page a finding, provenance.
+
+    The parameters are those of `write_report`; `out` is written directly, so give it a temporary name.
+
+    Raises:
+        UsageError: `lang` or `settings.font` cannot be used.
+        VectorError: a layer cannot be read.
+        OSError: the disk filled up.
+    """
+    from tuban.postprocess import pdf
+
+    settings = settings or ReportSettings()
+    content = gather(
+        findings, changes, run=run, pair=pair, zones=zones, lang=lang, settings=settings, listed=settings.max_listed
+    )
+    content.context["left_out"] = list(left_out())
+    notes = pdf.write(Path(out), content.context, lang=lang, font=settings.font)
+    return ReportSummary(Path(out), content.cards, content.total, tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a report shows, before it is laid out: the template's variables, cards, and rows in all.
+
+    Attributes:
+        context: variables of `report.html.j2`, and `listed`: rows of the list, which holds more than have a card.
+        cards: rows with a card.
+        total: rows there are.
+    """
+
+    context: dict[str, Any]
+    cards: int
+    total: int
+
+
+def gather(
+    findings: str | Path | Iterable[gpd.GeoDataFrame] | None,
+    changes: str | Path | Iterable[gpd.GeoDataFrame] | None,
+    *,
+    run: Mapping[str, Any],
+    pair: PixelSource | None,
+    zones: Sequence[ZoneSource],
+    lang: str,
+    settings: ReportSettings,
+    listed: int = 0,
+) -> Content:
+    """Read the rows once and prepare what a report shows; parameters as of `write_report`.
+
+    Args:
+        findings: as of `write_report`.
+        changes: as of `write_report`.
+        run: as of `write_report`.
+        pair: as of `write_report`.
+        zones: as of `write_report`.
+        lang: as of `write_report`.
+        settings: as of `write_report`.
+        listed: rows kept for a list, beyond those with a card.
+
+    Raises:
+        UsageError: `lang` is not known.
+        VectorError: a layer cannot be read.
+    """
     if lang not in LANGUAGES:
         raise UsageError(f"no report in language {lang!r}; use one of: {', '.join(LANGUAGES)}")
-    settings = settings or ReportSettings()
     judged = findings is not None
-    zones = [zone for zone in zones if zone.role in ZONE_COLORS]
-    overview = Overview(pair, zones, longest_px=settings.overview_px) if pair is not None else None
-    tally = Tally(("rule_id", "severity", "status"), settings.max_cards if judged else 0)
-    moves = Tally(("from_class", "to_class"), 0 if judged else settings.max_cards)
+    outlined = [zone for zone in zones if is_zone(zone.role)]
+    overview = Overview(pair, outlined, longest_px=settings.overview_px) if pair is not None else None
+    keep = max(settings.max_cards, listed)
+    tally = Tally(("rule_id", "severity", "status"), keep if judged else 0)
+    moves = Tally(("from_class", "to_class"), 0 if judged else keep)
     crs: object = None
     for frame in _frames(findings, "findings"):
         crs = frame.crs
         rows = tally.add(frame)
         if overview is not None:
-            overview.add(_on_grid(frame, pair), [row_color(row) for row in rows])
+            _mark(overview, frame, pair, [row_color(row) for row in rows])
     for frame in _frames(changes, "changes"):
         crs = crs or frame.crs
         moves.add(frame)
         if overview is not None and not judged:
-            overview.add(_on_grid(frame, pair), [CHANGE_COLOR] * len(frame))
-    shown = tally if judged else moves
+            _mark(overview, frame, pair, [CHANGE_COLOR] * len(frame))
     page = Page(run, pair, zones, overview, lang, settings.chips)
-    cards = [page.card(at, row, shape, crs) for at, (row, shape) in enumerate(shown.top(), start=1)]
-    html = _environment(lang).get_template("report.html.j2").render(page.context(tally, moves, cards, judged=judged))
-    write_text(Path(out), html)
-    logger.info("report: %d of %d rows have a card", len(cards), shown.total)
-    return ReportSummary(Path(out), len(cards), shown.total)
+    top = (tally if judged else moves).top()
+    cards = [page.card(at, row, shape, crs) for at, (row, shape) in enumerate(top[: settings.max_cards], start=1)]
+    context = page.context(tally, moves, cards, judged=judged)
+    context["listed"] = [row for row, _ in top[:listed]]
+    return Content(context, len(cards), (tally if judged else moves).total)
 
 
 def _frames(source: str | Path | Iterable[gpd.GeoDataFrame] | None, layer: str) -> Iterator[gpd.GeoDataFrame]:
@@ -121,9 +211,14 @@ def _frames(source: str | Path | Iterable[gpd.GeoDataFrame] | None, layer: str) 
             yield frame
 
 
-def _on_grid(frame: gpd.GeoDataFrame, pair: PixelSource | None) -> Any:
-    crs = pyogrio_crs(pair.crs) if pair is not None else frame.crs
-    return (frame if frame.crs == crs else frame.to_crs(crs)).geometry.to_numpy()
+def _mark(overview: Overview, frame: gpd.GeoDataFrame, pair: PixelSource | None, colors: list[str]) -> None:
+    """Draw rows that have places on the overview."""
+    placed = frame.geometry.notna().to_numpy()
+    if placed.any():
+        shapes = frame.geometry[placed]
+        crs = pyogrio_crs(pair.crs) if pair is not None else frame.crs
+        on_grid = shapes if frame.crs == crs else shapes.to_crs(crs)
+        overview.add(on_grid.to_numpy(), [color for color, known in zip(colors, placed, strict=True) if known])
 
 
 def _environment(lang: str) -> jinja2.Environment:
@@ -136,17 +231,8 @@ def _environment(lang: str) -> jinja2.Environment:
         undefined=jinja2.ChainableUndefined,
     )
     names = {entry.name: entry.zh if lang == "zh" else entry.name.replace("_", " ") for entry in classes().values()}
-    environment.filters["number"] = _number
-    environment.filters["metres"] = _metres
+    environment.filters["number"] = number_text
+    environment.filters["metres"] = metres_text
+    environment.filters["rolename"] = lambda role: role_name(role, lang)
     environment.filters["classname"] = lambda name: names.get(name, name or "—")
     return environment
-
-
-def _number(value: object, decimals: int = 2) -> str:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return "—"
-    return f"{value:,.{decimals}f}"
-
-
-def _metres(value: float) -> str:
-    return f"{value / 1000:g} km" if value >= 1000 else f"{value:g} m"

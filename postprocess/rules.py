@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from tuban.errors import RulePackError, UnknownRulePackError
-from tuban.postprocess.rule_schema import Example, Rule, RulePack, Shape
+from tuban.postprocess.rule_cases import Example, Shape
+from tuban.postprocess.rule_schema import Rule, RulePack
 
 # libyaml is some twenty times faster than the loader in Python, which takes seconds for a large pack.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -40,7 +42,8 @@ def load_pack(name_or_path: str | Path) -> RulePack:
     if not isinstance(content, dict):
         raise RulePackError(f"{source}:1: expected a mapping with id, version, rules; docs/rules.md shows one")
     try:
-        return RulePack.model_validate({**content, "source": source})
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return RulePack.model_validate({**content, "source": source, "sha256": digest})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "pack"
@@ -89,7 +92,7 @@ def _line(tree: Any, loc: tuple[Any, ...], message: str) -> int:
         else:
             break
     quoted = re.search(r"'([^']+)'", message)
-    rule = re.match(r"rule (\w+):", message)
+    rule = re.match(r"rule ([\w.-]+):", message)
     if not loc and quoted:
         line = _find(tree, quoted.group(1), after=_find(tree, rule.group(1), after=0) if rule else 0)
     return int(line) + 1

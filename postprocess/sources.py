@@ -34,8 +34,8 @@ class WindowPixels(Protocol):
         """Where both dates hold data, bool `(height, width)`."""
 
 
-class PixelSource(Protocol):
-    """The part of `tuban.data.pair.Pair` that pictures need."""
+class Grid(Protocol):
+    """Where pixels lie."""
 
     @property
     def crs(self) -> object:
@@ -44,6 +44,10 @@ class PixelSource(Protocol):
     @property
     def transform(self) -> Affine:
         """From (column, row) to CRS coordinates."""
+
+
+class PixelSource(Grid, Protocol):
+    """The part of `tuban.data.pair.Pair` that pictures need."""
 
     @property
     def height(self) -> int:
@@ -71,6 +75,12 @@ class ZoneSource(Protocol):
         ...
 
 
+def role_of(zone: ZoneSource) -> str:
+    """Return the role of a layer, of a permit with its kind: `permit/temporary`."""
+    kind = getattr(zone, "kind", None)
+    return f"{zone.role}/{kind}" if kind else zone.role
+
+
 def to_pixels(geometry: shapely.Geometry, transform: Affine) -> shapely.Geometry:
     """Return a geometry of the grid's CRS in pixel coordinates (column, row)."""
     inverse = ~transform
@@ -94,7 +104,7 @@ def grid_bounds(
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def ground_size(source: PixelSource, column: float, row: float) -> tuple[float, float]:
+def ground_size(source: Grid, column: float, row: float) -> tuple[float, float]:
     """Return the width and height in metres of the pixel at a place, on the ellipsoid."""
     points = [(column - 0.5, row), (column + 0.5, row), (column, row - 0.5), (column, row + 0.5)]
     lon, lat, geod = _lonlat(source, points)
@@ -103,7 +113,7 @@ def ground_size(source: PixelSource, column: float, row: float) -> tuple[float, 
     return float(across), float(down)
 
 
-def north_angle(source: PixelSource, column: float, row: float) -> float:
+def north_angle(source: Grid, column: float, row: float) -> float:
     """Return the direction of true north at a place, in degrees clockwise from the picture's top."""
     lon, lat, geod = _lonlat(source, [(column, row), (column, row - 1.0)])
     azimuth, _, _ = geod.inv(lon[0], lat[0], lon[1], lat[1])
@@ -122,7 +132,7 @@ def round_length(metres: float) -> float:
 
 
 def _lonlat(
-    source: PixelSource, points: list[tuple[float, float]]
+    source: Grid, points: list[tuple[float, float]]
 ) -> tuple[tuple[float, ...], tuple[float, ...], pyproj.Geod]:
     crs = pyproj.CRS.from_user_input(source.crs)
     xs, ys = zip(*(apply(source.transform, *point) for point in points), strict=True)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover (Windows has no locks on folders; there two runs into one folder collide)
+    fcntl = None  # type: ignore[assignment]
 
 from tuban.errors import OutputError, TubanError, UsageError
 from tuban.postprocess.manifest import FILE_NAME
@@ -23,8 +30,16 @@ RESULTS = (
     "probability.tif",
     "landcover_before.tif",
     "landcover_after.tif",
+    "landcover.tif",
+    "confidence.tif",
+    "landcover.gpkg",
+    "clouds_image.tif",
+    "clouds_before.tif",
+    "clouds_after.tif",
+    "unseen.tif",
     "report.html",
 )
+_PREFIX = ".tuban-run-"
 # What the system says when it will not store any more; other OSErrors are faults of ours and keep their traceback.
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -40,7 +55,7 @@ def staged(out: Path, inputs: Iterable[str | Path | None] = ()) -> Iterator[Path
         inputs: what the run reads; none may be a file that it would replace.
 
     Raises:
-        OutputError: `out` cannot be made or written, or the disk is full.
+        OutputError: `out` cannot be made or written, another run is at work in it, or the disk is full.
         UsageError: an input would be replaced.
     """
     _keep(out, inputs)
@@ -48,12 +63,13 @@ def staged(out: Path, inputs: Iterable[str | Path | None] = ()) -> Iterator[Path
     try:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            folder = tempfile.TemporaryDirectory(prefix=".tuban-run-", dir=out)
+            folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=out)
         except OSError as error:
             raise OutputError(
                 f"cannot write into {out}: {error.strerror or error}; choose a folder you may write to"
             ) from error
-        with folder as name:
+        with _alone(out), folder as name:
+            _sweep(out, Path(name))
             work = Path(name) / "new"
             try:
                 work.mkdir()
@@ -68,6 +84,33 @@ def staged(out: Path, inputs: Iterable[str | Path | None] = ()) -> Iterator[Path
             with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
                 folder_made.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Lock the folder for this process; a killed process leaves no lock."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another run is writing into {out}; wait for it or choose another --out") from error
+        except OSError:
+            # A network folder without locks: two runs at once are the user's to avoid.
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(out: Path, mine: Path) -> None:
+    """Remove what killed runs left; whoever holds the lock is the only one at work here."""
+    for stale in out.glob(f"{_PREFIX}*"):
+        if stale != mine:
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 def _keep(out: Path, inputs: Iterable[str | Path | None]) -> None:

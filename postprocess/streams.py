@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import pyogrio
@@ -70,12 +71,39 @@ def read_info(path: str | Path, layer: str | None = None) -> tuple[int, str]:
     Raises:
         VectorError: the file or the layer cannot be read.
     """
+    info = _info(path, layer, force_feature_count=True)
+    return int(info["features"]), str(info["crs"])
+
+
+def read_columns(path: str | Path, layer: str | None = None) -> dict[str, str]:
+    """Return the dtype of each column of a layer, by name, in order.
+
+    Raises:
+        VectorError: the file or the layer cannot be read.
+    """
+    info = _info(path, layer)
+    return {str(name): str(kind) for name, kind in zip(info["fields"], info["dtypes"], strict=True)}
+
+
+def read_extent(path: str | Path, layer: str | None = None) -> tuple[str, tuple[float, float, float, float] | None]:
+    """Return the CRS of a layer as text, and its bounds in that CRS (None where it is empty).
+
+    Raises:
+        VectorError: the file or the layer cannot be read.
+    """
+    info = _info(path, layer, force_total_bounds=True)
+    bounds = info["total_bounds"]
+    known = bounds is not None and all(math.isfinite(value) for value in bounds)
+    return str(info["crs"]), tuple(bounds) if known else None
+
+
+def _info(path: str | Path, layer: str | None, **asked: bool) -> dict[str, Any]:
     try:
-        info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+        found: dict[str, Any] = pyogrio.read_info(path, layer=layer, **asked)
     except (DataSourceError, DataLayerError) as error:
         where = f"layer {layer!r} of {path}" if layer else str(path)
         raise VectorError(f"cannot read {where}: {error}; give a vector file that OGR opens") from error
-    return int(info["features"]), str(info["crs"])
+    return found
 
 
 def pyogrio_crs(crs: object) -> str:

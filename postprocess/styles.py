@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 from tuban.data.classes import classes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 SEVERITY_COLORS = {"S4": "#7f0000", "S3": "#c81e1e", "S2": "#ef6c4d", "S1": "#f5a98a"}
@@ -58,21 +59,32 @@ class Category:
     outline: str = "solid"
 
 
-def findings_qml(lang: str = "zh") -> str:
-    """Return the QML of `findings`: red tones by severity where suspected, else one colour a status; rule labels."""
+def findings_qml(
+    lang: str = "zh", *, columns: Mapping[str, str] | None = None, words: Mapping[str, str] | None = None
+) -> str:
+    """Return the QML of `findings`: red tones by severity where suspected, else one colour a status; rule labels.
+
+    Args:
+        lang: language of the legend.
+        columns: names of `status`, `severity`, `rule_id` and `area_mu` in the layer, where they differ.
+        words: what the layer holds instead of the codes of statuses and severities.
+    """
     at = _index(lang)
+    columns, words = columns or {}, words or {}
+    status, severity, rule, area = (columns.get(key, key) for key in ("status", "severity", "rule_id", "area_mu"))
     suspected = STATUS_NAMES["suspected"][at]
     entries = [
-        Category(code, f"{suspected} · {code} {SEVERITY_NAMES[code][at]}", color, 130)
+        Category(words.get(code, code), f"{suspected} · {code} {SEVERITY_NAMES[code][at]}", color, 130)
         for code, color in SEVERITY_COLORS.items()
     ]
     entries += [
-        Category(status, STATUS_NAMES[status][at], color, 60, "dash" if status != "compliant" else "solid")
-        for status, color in SETTLED_COLORS.items()
+        Category(words.get(code, code), STATUS_NAMES[code][at], color, 60, "dash" if code != "compliant" else "solid")
+        for code, color in SETTLED_COLORS.items()
     ]
     unit = "亩" if at == 0 else "mu"
-    label = f"\"rule_id\" || ' · ' || format_number(\"area_mu\", 1) || ' {unit}'"
-    return _qml('if("status" = \'suspected\', "severity", "status")', entries, label)
+    label = f"\"{rule}\" || ' · ' || format_number(\"{area}\", 1) || ' {unit}'"
+    expression = f'if("{status}" = \'{words.get("suspected", "suspected")}\', "{severity}", "{status}")'
+    return _qml(expression, entries, label)
 
 
 def changes_qml(lang: str = "zh") -> str:
@@ -92,22 +104,23 @@ def plan_qa_qml(lang: str = "zh") -> str:
     return _qml("''", [Category("", title, "#6a1b9a", 40, "dash")], '"check"')
 
 
-def embed_styles(path: Path, *, lang: str, time: str) -> None:
-    """Put a default style for each layer of `findings.gpkg` into its `layer_styles` table.
+def embed_styles(path: Path, *, lang: str, time: str, qml: Mapping[str, str] | None = None) -> None:
+    """Put a default style for each layer into the `layer_styles` table of a GeoPackage.
 
     Args:
-        path: a GeoPackage with the layers `findings`, `changes` and `plan_qa`.
+        path: a GeoPackage with the layers `findings`, `changes` and `plan_qa`, or those of `qml`.
         lang: language of legends and style names, `zh` or `en`.
         time: what `update_time` and `last_change` say (ISO 8601).
+        qml: style by layer, in order; the default styles all three.
 
     Raises:
         OSError: the file cannot be written.
     """
-    names = ("tuban 疑似图斑", "tuban 变化图斑", "tuban 规划质检")
+    names = {"findings": "tuban 疑似图斑", "changes": "tuban 变化图斑", "plan_qa": "tuban 规划质检"}
     if _index(lang):
-        names = ("tuban findings", "tuban changes", "tuban plan QA")
-    qml = {"findings": findings_qml(lang), "changes": changes_qml(lang)}
-    qml["plan_qa"] = plan_qa_qml(lang)
+        names = {"findings": "tuban findings", "changes": "tuban changes", "plan_qa": "tuban plan QA"}
+    if qml is None:
+        qml = {"findings": findings_qml(lang), "changes": changes_qml(lang), "plan_qa": plan_qa_qml(lang)}
     try:
         with contextlib.closing(sqlite3.connect(path)) as database, database:
             database.execute(_CREATE)
@@ -116,12 +129,10 @@ def embed_styles(path: Path, *, lang: str, time: str) -> None:
                 " VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?)",
                 (time,),
             )
-            for (layer, text), name in zip(qml.items(), names, strict=True):
+            for at, (layer, text) in enumerate(qml.items()):
                 # Layers were made in the order of their first rows; a reader that asks for no layer gets the first
                 # row of this table, which should be the findings. Negative rows stand before all others.
-                database.execute(
-                    "UPDATE gpkg_contents SET rowid = ? WHERE table_name = ?", (names.index(name) - len(names), layer)
-                )
+                database.execute("UPDATE gpkg_contents SET rowid = ? WHERE table_name = ?", (at - len(qml), layer))
                 (column,) = database.execute(
                     "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (layer,)
                 ).fetchone()
@@ -129,7 +140,7 @@ def embed_styles(path: Path, *, lang: str, time: str) -> None:
                     "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column,"
                     " styleName, styleQML, styleSLD, useAsDefault, description, owner, ui, update_time)"
                     " VALUES ('', '', ?, ?, ?, ?, '', 1, ?, '', NULL, ?)",
-                    (layer, column, name, text, name, time),
+                    (layer, column, names.get(layer, layer), text, names.get(layer, layer), time),
                 )
     except sqlite3.Error as error:
         raise OSError(f"{path.name}: {error}") from error

@@ -63,3 +63,23 @@ def earlier_run(small: ModuleType, small_folder: Path) -> Path:
     scenes = folder / "before.tif", folder / "after.tif"
     detect(*scenes, out=small_folder / "run", plan=folder / "plan.gpkg", model=str(small_folder / "model"))
     return small_folder / "run"
+
+
+@pytest.fixture(scope="session")
+def postgis_server() -> Iterator[object]:
+    """A real PostGIS on a unix socket (`tests/postgis_server.py`), or a skip that says what is missing."""
+    spec = importlib.util.spec_from_file_location("postgis_server", Path(__file__).with_name("postgis_server.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    reason = module.missing()
+    if reason:
+        pytest.skip(f"no PostGIS to test against: {reason}")
+    with module.running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgis(postgis_server: object) -> object:
+    """A fresh, empty PostGIS database: `.url`, `.inspector_url`, `.execute(sql, …)`."""
+    return postgis_server.database()

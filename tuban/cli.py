@@ -33,6 +33,8 @@ Plan = Annotated[Path | None, typer.Option(help="plan.yaml, GeoPackage, File GDB
 Rules = Annotated[str, typer.Option(help="Rule pack: a name, or the path of a YAML file.")]
 Model = Annotated[str | None, typer.Option(help="Bundle: a name, or a folder. Default: the installed one that fits.")]
 Lang = Annotated[str, typer.Option(help="Language of report and styles: zh or en.")]
+Backend = Annotated[str | None, typer.Option(help="auto (the fastest installed, measured), onnx, openvino or torch.")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Leave out what cannot be read; exit code 3.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides, key=value.", show_default=False)]
 
@@ -82,7 +84,8 @@ def detect(
     aoi: Annotated[Path | None, typer.Option(help="Vector file: only its area is looked at.")] = None,
     date_before: Annotated[str | None, typer.Option(help="YYYY-MM-DD, where the image does not say.")] = None,
     date_after: Annotated[str | None, typer.Option(help="YYYY-MM-DD, where the image does not say.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, onnx or torch.")] = None,
+    backend: Backend = None,
+    keep_going: KeepGoing = False,
     lang: Lang = "zh",
     as_json: Json = False,
 ) -> None:
@@ -91,7 +94,7 @@ def detect(
     from tuban.postprocess.detect import detect as work
     from tuban.postprocess.settings import DetectSettings
 
-    chosen = [*(overrides or []), *([f"inference.backend={backend}"] if backend else [])]
+    chosen = [*(overrides or []), *_inference(backend, keep_going=keep_going)]
     with progress_bar() as progress:
         record = work(
             before,
@@ -108,6 +111,36 @@ def detect(
             progress=progress,
         )
     show(record, run_lines(record), as_json=as_json)
+    _require_whole(record)
+
+
+@app.command()
+def landcover(
+    image: Annotated[str, typer.Argument(help="The image.")],
+    out: Out,
+    overrides: Overrides = None,
+    model: Model = None,
+    date: Annotated[str | None, typer.Option(help="YYYY-MM-DD, where the image does not say.")] = None,
+    backend: Backend = None,
+    keep_going: KeepGoing = False,
+    as_json: Json = False,
+) -> None:
+    """Scene -> land-cover map -> polygons."""
+    from tuban.configs.compose import settings
+    from tuban.postprocess.landcover import LandcoverSettings
+    from tuban.postprocess.landcover import landcover as work
+
+    chosen = settings("landcover", LandcoverSettings, [*(overrides or []), *_inference(backend, keep_going=keep_going)])
+    with progress_bar() as progress:
+        record = work(image, out=out, model=model, date=date, settings=chosen, progress=progress)
+    areas = record["polygons"]["area_m2"]
+    lines = [
+        *(f"note ({note['stage']}): {note['text']}" for note in record["notes"]),
+        *(f"  {name}: {area / 1e6:.2f} km2" for name, area in areas.items()),
+        f"results: {record['out']}",
+    ]
+    show(record, lines, as_json=as_json)
+    _require_whole(record)
 
 
 @app.command()
@@ -336,6 +369,23 @@ def run_lines(record: dict[str, Any]) -> list[str]:
         *(f"  {name.replace(':', ' ')}: {count}" for name, count in sorted(tally.items())),
         f"results: {record['out']}",
     ]
+
+
+def _inference(backend: str | None, *, keep_going: bool) -> list[str]:
+    """Return the overrides that the options of inference stand for."""
+    chosen = [f"inference.backend={backend}"] if backend else []
+    return [*chosen, "inference.keep_going=true"] if keep_going else chosen
+
+
+def _require_whole(record: dict[str, Any]) -> None:
+    """End with exit code 3 where a part of the input could not be read; what could be is done."""
+    if count := record["counts"]["damaged_blocks"]:
+        named = "; ".join(
+            f"row {block['row']}, column {block['col']}, {block['height']} × {block['width']} px: {block['reason']}"
+            for block in record["inference"]["damage"][:10]
+        )
+        more = f"; and {count - 10} more in run.json" if count > 10 else ""
+        raise PartialError(f"{count} blocks could not be read and hold no result: {named}{more}")
 
 
 def _bundle_facts(bundle: Any) -> dict[str, Any]:

@@ -29,6 +29,32 @@ class SceneError(TubanError, ValueError):
     """A scene cannot be used: unreadable, no CRS, missing bands, no valid pixel."""
 
 
+class ReadError(SceneError):
+    """A part of a scene cannot be read: a damaged block, a file cut short or gone, a server that fails.
+
+    The rest of the scene may be sound: later reads of other windows are tried afresh.
+
+    Attributes:
+        path: the scene, without secrets.
+        bands: indexes in the file, from 1; empty where the scene could not be opened again.
+        window: row, column, height, width in pixels of the scene; None where no window was being read.
+        detail: what the system said, without secrets.
+    """
+
+    path: str = ""
+    bands: tuple[int, ...] = ()
+    window: tuple[int, int, int, int] | None = None
+    detail: str = ""
+
+
+class RefusedError(ReadError):
+    """The server or store answered and said no, not found or forbidden: trying again would not help."""
+
+
+class ForbiddenAddressError(SceneError):
+    """An address is not on the allow-list of a service; nothing was fetched from it."""
+
+
 class PairError(TubanError, ValueError):
     """Two scenes cannot be compared: no overlap, reversed dates, registration or radiometry out of range."""
 
@@ -46,7 +72,9 @@ class PlanError(TubanError, ValueError):
 
 
 class RulePackError(TubanError, ValueError):
-    """A rule pack is malformed; the message gives file, place and remedy."""
+    """A rule pack is malformed: exit code 2; the message gives file, place and remedy."""
+
+    exit_code = 2
 
 
 class UnknownRulePackError(RulePackError, UsageError):

@@ -69,7 +69,7 @@ class Bench:
     def sides(self) -> list[int]:
         """Return the sides of the crops that may be timed, largest first."""
         whole = max(next(iter(self.sample.values())).shape[-2:])
-        return [side for side in (whole, *(SIDE << shift for shift in (2, 1, 0))) if side <= whole]
+        return list(dict.fromkeys(side for side in (whole, *(SIDE << shift for shift in (2, 1, 0))) if side <= whole))
 
     def pixels(self, side: int) -> float:
         """Return the millions of pixels of the crop of that side."""

@@ -1,8 +1,9 @@
 """The interface that every backend keeps: named float32 arrays in, named outputs out.
 
 A change bundle's graph takes `before` and `after` and gives `landcover_before`, `landcover_after` and `change`; a
-land-cover bundle's takes `image` and gives `landcover`. Each land cover may also be asked for as `<name>_class`, the
-index of its largest probability: a graph that makes it itself never writes the probabilities to memory.
+land-cover bundle's takes `image` and gives `landcover`. Of each land cover may also be asked for `<name>_class`, the
+position of its largest probability, and `<name>_confidence`, that probability: a graph that makes them itself never
+writes the probabilities to memory.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ LAYOUTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("before", "after"): ("landcover_before", "landcover_after", "change"),
     ("image",): ("landcover",),
 }
-CLASS = "_class"
+CLASS, CONFIDENCE = "_class", "_confidence"
 
 
 class Backend(Protocol):
@@ -56,7 +57,8 @@ class Backend(Protocol):
 
         Returns:
             For `change` float32 `(n, h, w)`, calibrated probability; for a land cover float32 `(n, classes, h, w)`,
-            probabilities; for `<land cover>_class` uint8 `(n, h, w)`, position of the largest in the bundle's classes.
+            probabilities; for `<land cover>_class` uint8 `(n, h, w)`, position of the largest in the bundle's classes;
+            for `<land cover>_confidence` float32 `(n, h, w)`, that largest.
 
         Raises:
             ModelError: the network has no such output, or the runtime fails.
@@ -69,21 +71,27 @@ def needed(wanted: Sequence[str], offered: Sequence[str], path: Path) -> list[st
     Raises:
         ModelError: the graph gives neither an output nor what it could be made of.
     """
-    names = [name if name in offered else name.removesuffix(CLASS) for name in wanted]
+    names = [name if name in offered else source(name) for name in wanted]
     if strangers := [name for name in names if name not in offered]:
         raise ModelError(f"{path} has no output {', '.join(strangers)}; it has {', '.join(offered)}")
     return list(dict.fromkeys(names))
 
 
 def finish(raw: Mapping[str, NDArray[Any]], wanted: Sequence[str]) -> Outputs:
-    """Return `wanted` from what a graph gave: classes it does not make itself are taken from its probabilities."""
+    """Return `wanted` from what a graph gave: what it does not make itself is made of its probabilities."""
     made: Outputs = {}
     for name in wanted:
         if name in raw:
             made[name] = raw[name].astype(np.uint8, copy=False) if name.endswith(CLASS) else raw[name]
         else:
-            made[name] = largest(raw[name.removesuffix(CLASS)])
+            probabilities = raw[source(name)]
+            made[name] = largest(probabilities) if name.endswith(CLASS) else probabilities.max(axis=1)
     return made
+
+
+def source(name: str) -> str:
+    """Return the output that `name` is, or can be made of."""
+    return name.removesuffix(CLASS).removesuffix(CONFIDENCE)
 
 
 def largest(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
@@ -12,6 +14,7 @@ from tuban.inference.backends.interface import available_cores, check_graph, fai
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tuban.inference.backends.interface import Device, Feeds, Outputs
     from tuban.models.bundle import Bundle
@@ -47,35 +50,26 @@ class OnnxBackend:
         """
         self.notes: tuple[str, ...] = ()
         self._path = bundle.onnx_path
-        wished = _device(device)
-        self._session = self._open(wished, threads)
-        got = self._session.get_providers()[0]
-        if got != PROVIDERS[wished]:
-            # onnxruntime falls back by itself and says so only in its log.
-            missing = f"onnxruntime offers {PROVIDERS[wished]} but could not start it (driver, CUDA or cuDNN missing)"
-            if device != "auto":
-                raise UsageError(
-                    f"{missing}; install what onnxruntime-gpu {onnxruntime.__version__} needs, or device=cpu"
-                )
-            self.notes = (f"{missing}: the CPU was used",)
-            wished = "cpu"
-        self.name = f"onnx-{wished}"
+        self._session, used = self._on(device, threads)
+        self.name = f"onnx-{used}"
         self._offered = [node.name for node in self._session.get_outputs()]
         inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        self.inputs = tuple(inputs)
         check_graph(self._path, inputs, {node.name: node.shape for node in self._session.get_outputs()}, bundle)
 
-    def _open(self, device: str, threads: int) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cores()
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # The pattern plans all memory as one block: 3 % faster, but a third more at the peak (2.1 for 1.5 GB at 1024²).
-        options.enable_mem_pattern = False
-        options.log_severity_level = 3  # errors only: warnings about unused initialisers are no business of the user
-        # Idle workers that spin would take the cores from the reader and the writer.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    def _on(self, device: Device, threads: int) -> tuple[Any, str]:
+        """Return a session that really runs on the device, and the device's name."""
+        wished = _device(device)
+        if wished != "cpu":
+            session, reason = _accelerated(self._path, wished, threads)
+            if session is not None:
+                return session, wished
+            broken = f"onnxruntime {onnxruntime.__version__} offers {wished} but cannot start it ({reason})"
+            if device != "auto":
+                raise UsageError(f"{broken}; install the driver, CUDA and cuDNN that it asks for, or set device=cpu")
+            self.notes = (f"{broken}: the CPU was used",)
         try:
-            return onnxruntime.InferenceSession(str(self._path), options, providers=_providers(device))
+            return _session(self._path, [PROVIDERS["cpu"]], threads), "cpu"
         except FAILURES as error:
             raise ModelError(f"{self._path} cannot be loaded ({one_line(error)}); export the model again") from error
 
@@ -107,12 +101,35 @@ def _device(device: Device) -> str:
     return device
 
 
-def _providers(device: str) -> list[Any]:
-    """Return the providers to ask for: the device's own, then the CPU for what it has no kernel of."""
-    if device == "cpu":
-        return [PROVIDERS["cpu"]]
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # finds CUDA and cuDNN in their pip packages
+def _accelerated(path: Path, device: str, threads: int) -> tuple[Any, str]:
+    """Return a session on CUDA or TensorRT, or None and why there is none."""
     # TF32 keeps 10 bits of the mantissa: results would differ from the CPU's by far more than rounding.
     cuda = (PROVIDERS["cuda"], {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
-    return [*([PROVIDERS["tensorrt"]] if device == "tensorrt" else []), cuda, PROVIDERS["cpu"]]
+    providers = [*([PROVIDERS["tensorrt"]] if device == "tensorrt" else []), cuda, PROVIDERS["cpu"]]
+    onnxruntime.set_default_logger_severity(4)  # what it would log is told by the caller
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):  # where it prints what it misses
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # finds CUDA and cuDNN in their pip packages
+    try:
+        session = _session(path, providers, threads)
+    except (*FAILURES, RuntimeError, ValueError) as error:
+        return None, one_line(error)
+    if session.get_providers()[0] == PROVIDERS[device]:
+        return session, ""
+    # A provider whose libraries are missing is left out of the session without a word.
+    return None, next(iter(told.getvalue().splitlines()), "it was left out of the session")
+
+
+def _session(path: Path, providers: list[Any], threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # The pattern plans all memory as one block: 3 % faster, but a third more at the peak (2.1 for 1.5 GB at 1024²).
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3  # errors only: warnings about unused initialisers are no business of the user
+    # Idle workers that spin would take the cores from the reader and the writer.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # With its fallback it would print on stdout and go on with the CPU, here and in every run.
+    return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tuban.errors import MissingExtraError, ModelError, UsageError
-from tuban.inference.backends.interface import CLASS, LAYOUTS, failed, needed, one_line
+from tuban.inference.backends.interface import failed, finish, needed, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tuban.inference.backends.interface import Device, Feeds, Outputs, Precision
     from tuban.models.bundle import Bundle
+    from tuban.models.deploy import DeployedChange
 
 # What the torch backend is rebuilt with; the extra `train` brings it.
 PARTS = ("torch", "safetensors", "segmentation_models_pytorch", "timm")
@@ -70,6 +71,7 @@ class TorchBackend:
         self._shapes: set[tuple[int, ...]] = set()
         # Channels last is the layout that the kernels of both devices work in.
         module = _rebuild(bundle).to(self._device).to(memory_format=torch.channels_last).eval()
+        self._inputs, self._outputs = module.inputs, module.outputs
         self._module: Callable[..., Any] = self._compile(module) if compiled else module
         self.name = f"torch-{self._device.type}{'-bf16' * self._bf16}{'-compiled' * compiled}"
 
@@ -87,32 +89,28 @@ class TorchBackend:
     def run(self, feeds: Feeds, wanted: Sequence[str]) -> Outputs:
         """Run the module; see `Backend.run`."""
         torch = self._torch
-        inputs = next((names for names in LAYOUTS if set(names) == set(feeds)), ())
-        outputs = LAYOUTS.get(inputs, ())
-        needed(wanted, outputs, self._path)
+        names = needed(wanted, self._outputs, self._path)
         started, shape = time.perf_counter(), next(iter(feeds.values())).shape
         try:
             with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
                 tensors = [
-                    torch.from_numpy(feeds[name]).to(self._device, memory_format=torch.channels_last) for name in inputs
+                    torch.from_numpy(feeds[name]).to(self._device, memory_format=torch.channels_last)
+                    for name in self._inputs
                 ]
                 made = self._module(*tensors)
-                raw = dict(zip(outputs, made if isinstance(made, tuple) else (made,), strict=True))
-                results = {name: _output(raw, name) for name in wanted}
+                # Only what is asked for leaves the device: of a class one byte a pixel.
+                raw = {name: _array(tensor) for name, tensor in zip(self._outputs, made, strict=True) if name in names}
         except RuntimeError as error:  # torch raises it, or a subclass, for all that goes wrong in a kernel
             raise failed("torch", feeds, error) from error
         if self._compiled and shape not in self._shapes:
             self._shapes.add(shape)
             seconds, sides = time.perf_counter() - started, "×".join(map(str, shape))
             self.notes += (f"torch.compile and the first batch of {sides} took {seconds:.1f} s",)
-        return results
+        return finish(raw, wanted)
 
 
-def _output(raw: dict[str, torch.Tensor], name: str) -> Any:
-    if name in raw:
-        return raw[name].float().cpu().numpy()
-    # Classes are taken on the device: a GPU then sends one byte a pixel instead of four a class.
-    return raw[name.removesuffix(CLASS)].argmax(dim=1).byte().cpu().numpy()
+def _array(tensor: torch.Tensor) -> Any:
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous().cpu().numpy()
 
 
 def _device(device: Device, *, cuda: bool) -> str:
@@ -125,16 +123,17 @@ def _device(device: Device, *, cuda: bool) -> str:
     return device
 
 
-def _rebuild(bundle: Bundle) -> torch.nn.Module:
+def _rebuild(bundle: Bundle) -> DeployedChange:
     """Build the network of a bundle from its manifest and its safetensors; other weights than its own do not fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from tuban.models.network import ChangeNet, Deployed, NetworkSpec
+    from tuban.models.deploy import DeployedChange
+    from tuban.models.network import ChangeNet, NetworkSpec
 
-    network = ChangeNet(
-        NetworkSpec(bands=bundle.bands, classes=bundle.classes, mean=bundle.mean, std=bundle.std), imagenet=False
-    )
+    parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.network.items()}
+    spec = NetworkSpec(bands=bundle.bands, classes=bundle.classes, mean=bundle.mean, std=bundle.std, **parts)
+    network = ChangeNet(spec, imagenet=False)
     slope, intercept = (bundle.calibration.get(key) for key in ("slope", "intercept"))
     if not isinstance(slope, int | float) or not isinstance(intercept, int | float):
         raise ModelError(f"{bundle.path} records no calibration slope and intercept; use --backend onnx")
@@ -144,4 +143,4 @@ def _rebuild(bundle: Bundle) -> torch.nn.Module:
         raise ModelError(
             f"{bundle.weights_path} does not fit the network of this version ({one_line(error)}); use --backend onnx"
         ) from error
-    return Deployed(network, float(slope), float(intercept))
+    return DeployedChange(network, float(slope), float(intercept))

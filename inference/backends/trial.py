@@ -85,17 +85,24 @@ def trial(
         The choice; `onnx` without any measurement where nothing else is installed or the run is small.
     """
     started = time.perf_counter()
+    if reason := needless(pixels):
+        return TrialResult("onnx", notes=(reason,))
     others = installed()[1:]
-    if not others:
-        return TrialResult("onnx", notes=("no backend but onnx is installed, so none was tried",))
-    if pixels < _SMALL_PX:
-        return TrialResult("onnx", notes=(f"a run of {pixels / 1e6:.1f} Mpx is too small for a trial of backends",))
     with tempfile.TemporaryDirectory(prefix="tuban-trial-") as scratch:
         bench = Bench(bundle, sample, tuple(wanted), Path(scratch), threads, device)
         result = compare(bench, others, pixels)
     result = replace(result, seconds=round(time.perf_counter() - started, 2))
     log.info("backend %s chosen in %.1f s: %s", result.choice, result.seconds, result.measured or result.notes)
     return result
+
+
+def needless(pixels: int) -> str:
+    """Return why a run of so many pixels fed needs no trial of backends, or ''."""
+    if len(installed()) == 1:
+        return "no backend but onnx is installed, so none was tried"
+    if pixels < _SMALL_PX:
+        return f"a run of {pixels / 1e6:.1f} Mpx is too small for a trial of backends"
+    return ""
 
 
 def compare(bench: Bench, others: Sequence[Installed], pixels: int) -> TrialResult:
@@ -132,7 +139,7 @@ def compare(bench: Bench, others: Sequence[Installed], pixels: int) -> TrialResu
 
 
 def _enlarged(bench: Bench, reference: Measured, rival: Installed, deadline: float) -> tuple[int, Measured]:
-    """Measure onnx again on the largest crop that leaves its rival time, if any: small crops flatter none too well."""
+    """Measure onnx again on the largest crop that leaves its rival time: the larger, the more like the run."""
     *larger, least = bench.sides()
     # Half of what is left: the estimate may be short.
     left = (deadline - time.perf_counter()) / 2

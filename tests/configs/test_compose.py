@@ -9,12 +9,16 @@ import yaml
 
 import tuban.configs
 from tuban.configs.compose import composed, settings
+from tuban.data.cloud_mask import CloudSettings
 from tuban.data.drawing import demo_settings
 from tuban.data.pair import PairSettings
+from tuban.data.scene import SceneSettings
 from tuban.data.vector import VectorSettings
 from tuban.errors import UsageError
 from tuban.inference.settings import InferenceSettings
 from tuban.postprocess.changes import ChangeSettings
+from tuban.postprocess.landcover import LandcoverSettings
+from tuban.postprocess.plan_qa import PlanQASettings
 from tuban.postprocess.report import ReportSettings
 from tuban.postprocess.rules import load_pack, pack_names
 from tuban.postprocess.settings import DetectSettings, VectorCheckSettings
@@ -24,12 +28,16 @@ FOLDER = Path(tuban.configs.__file__).parent
 SCHEMAS = {
     "detect": DetectSettings,
     "check": VectorCheckSettings,
+    "landcover": LandcoverSettings,
     "pair": PairSettings,
+    "scene": SceneSettings,
+    "clouds": CloudSettings,
     "inference": InferenceSettings,
     "changes": ChangeSettings,
     "vectorize": VectorizeSettings,
     "vector": VectorSettings,
     "report": ReportSettings,
+    "plan_qa": PlanQASettings,
 }
 # Tables that are read by the modules named, not composed by Hydra.
 TABLES = {"classes", "cloud_masks", "crosswalks", "demo", "plan", "sensors"}

@@ -133,7 +133,7 @@ def test_a_much_finer_after_is_averaged_in_pieces(tmp_path, monkeypatch):
     fine = np.repeat(np.repeat(image, 8, axis=1), 8, axis=2)
     a = write(tmp_path / "a.tif", image)
     b = write(tmp_path / "b.tif", fine, transform=UTM @ Affine.scale(1 / 8))
-    monkeypatch.setattr("tuban.data.warp._MAX_SOURCE_PX", 10_000)
+    monkeypatch.setattr("tuban.data.warp.MAX_SOURCE_PX", 10_000)
     with open_pair(a, b, settings=OFF) as pair:
         assert any("pixel sizes differ" in note for note in pair.notes)
         read = pair.read(whole(pair), NAMES)

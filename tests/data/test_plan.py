@@ -4,6 +4,7 @@ import datetime as dt
 
 import geopandas as gpd
 import pandas as pd
+import pyproj
 import pytest
 import shapely
 import yaml
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuban.data.class_system import class_system, class_system_names
+from tuban.data.crs_guess import guess_crs
 from tuban.data.plan import Plan, PlanLayer
 from tuban.data.plan_dates import parse_date
+from tuban.data.plan_table import jurisdictions, personal_fields, plan_table
 from tuban.data.vector import VectorSettings
 from tuban.errors import PlanError
 
@@ -202,7 +205,7 @@ def test_every_date_reads_back_in_every_form(date):
 
 
 def test_class_systems_disagree_where_the_law_does():
-    assert class_system_names() == ("cn-planning", "cn-survey")
+    assert {"cn-planning", "cn-survey"} <= set(class_system_names())
     survey, planning = class_system("cn-survey"), class_system("cn-planning")
     assert survey.pair_fits("0601", "工业用地")
     assert not survey.pair_fits("0601", "农村道路")
@@ -213,3 +216,90 @@ def test_class_systems_disagree_where_the_law_does():
     assert not survey.knows("1104B")
     assert survey.name("0201K") == "果园"
     assert planning.name("0601") == "农业设施建设用地"
+
+
+def test_any_role_and_kind_of_any_jurisdiction(tmp_path):
+    """The core knows no country: without a table every role is free, and says what it is through its own fields."""
+    frame(CODE=["A"] * 3).to_file(tmp_path / "plan.gpkg", layer="clu")
+    layers = [
+        {"role": "wetland_inventory", "path": "plan.gpkg", "layer": "clu", "id_field": "BSM"},
+        {"role": "land_use_baseline", "path": "plan.gpkg", "layer": "clu"},
+        {"role": "permit", "kind": "wetland_mitigation", "path": "plan.gpkg", "layer": "clu"},
+    ]
+    plan = Plan.load(write_plan(tmp_path, layers, jurisdiction="atlantis"))
+    assert (plan.jurisdiction, plan.layers[0].role, plan.layers[2].kind) == (
+        "atlantis", "wetland_inventory", "wetland_mitigation",
+    )  # fmt: skip
+    assert plan.layers[1].class_system is None  # nothing is usual there
+    with pytest.raises(PlanError, match=r"layers\.0\.role"):
+        Plan.load(write_plan(tmp_path, [{"role": "Wet Land", "path": "plan.gpkg"}], jurisdiction="us"))
+    with pytest.raises(PlanError, match="needs a kind, such as"):
+        Plan.load(write_plan(tmp_path, [{"role": "permit", "path": "plan.gpkg"}], jurisdiction="atlantis"))
+
+
+def test_tables_of_jurisdictions_are_data():
+    for name in jurisdictions():
+        table = plan_table(name)
+        assert set(table.exclusive_zones) <= set(table.roles)
+        assert {entry.kind for entry in table.permit_layers.values()} <= set(table.permit_kinds)
+        for role in table.roles.values():
+            if role.class_system:
+                class_system(role.class_system)
+    assert {"ZRRMC", "ZRRZJHM", "LXDH", "JZDZ"} <= set(personal_fields())
+
+
+@pytest.mark.parametrize("encoding", ["GBK", "GB18030", "UTF-8", None])
+def test_a_folder_of_shapefiles_in_any_encoding(tmp_path, encoding):
+    """GBK, GB18030, UTF-8, and GBK without a .cpg and without a code page in the header."""
+    folder = tmp_path / "成果 数据"
+    folder.mkdir()
+    names = ["水田", "水浇地", "旱地"]
+    path = folder / "DLTB.shp"
+    frame(DLBM=["0101", "0102", "0103"], DLMC=names, ZRRMC=["张三"] * 3).to_file(path, encoding=encoding or "GBK")
+    if encoding is None:
+        path.with_suffix(".cpg").unlink()
+        blob = bytearray(path.with_suffix(".dbf").read_bytes())
+        blob[29] = 0
+        path.with_suffix(".dbf").write_bytes(bytes(blob))
+    got = Plan.load(folder).layers[0].read()
+    assert list(got["plan_name"]) == names
+    assert "ZRRMC" not in got.columns
+
+
+@pytest.mark.parametrize("form", ["plan.gdb", "plan.gpkg", "plan.geojson", "plan.shp", "plan.fgb"])
+def test_every_source_gives_the_same_features(tmp_path, form):
+    path = tmp_path / form
+    driver = {"plan.gdb": "OpenFileGDB"}.get(form)
+    shapes = frame(DLBM=["0101"] * 3, DLMC=["水田"] * 3, ZRRMC=["张三"] * 3).to_crs(4490)
+    shapes.to_file(path, driver=driver, **({"layer": "DLTB"} if path.suffix in {".gdb", ".gpkg"} else {}))
+    spec = {"role": "land_use_baseline", "path": form, "guess_crs": True}
+    layer = Plan.load(write_plan(tmp_path, [spec])).layers[0]
+    got = layer.read()
+    assert sorted(got["plan_id"]) == ["B0", "B1", "B2"]
+    assert set(got["plan_name"]) == {"水田"}
+    assert "ZRRMC" not in got.columns
+    near = tuple(shapes.geometry.iloc[[1]].total_bounds)
+    (part,) = layer.batches(near, 4490, columns=())
+    assert list(part["plan_id"]) == ["B1"]
+    assert "DLMC" in part.columns  # what the standard columns are made of is read, the rest is not
+    assert "SHAPE_Area" not in part.columns
+
+
+def test_guessed_zones_are_the_true_ones():
+    for zone in range(25, 46):
+        assert guessed(4513 + zone - 25) == 4513 + zone - 25
+    for zone in range(13, 24):
+        assert guessed(4491 + zone - 13) == 4491 + zone - 13
+    for step in range(21):
+        assert guessed(4534 + step, 75 + 3 * step) == 4534 + step
+    assert guessed(4490) == 4490
+
+
+def guessed(epsg, meridian=None):
+    crs = pyproj.CRS.from_epsg(epsg)
+    west, _, east, _ = crs.area_of_use.bounds
+    middle = (west + east) / 2
+    bounds = pyproj.Transformer.from_crs(4490, crs, always_xy=True).transform_bounds(middle, 30, middle + 0.1, 30.1)
+    found, why = guess_crs(bounds, central_meridian=meridian, where="DLTB")
+    assert f"EPSG:{found.to_epsg()}" in why
+    return found.to_epsg()

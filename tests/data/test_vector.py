@@ -99,6 +99,36 @@ def test_batches_are_the_whole_layer(tmp_path):
     assert sorted(layer.read(bbox=(2.5, 0.2, 4.5, 0.8))["n"]) == [2, 3, 4]
 
 
+def test_neighbours_come_together(tmp_path):
+    """A file in random order, read along a curve: the same features, each batch in a small place."""
+    side = 20
+    order = np.random.default_rng(0).permutation(side * side)
+    boxes = [shapely.box(i // side, i % side, i // side + 1, i % side + 1) for i in order]
+    path = tmp_path / "a.gpkg"
+    gpd.GeoDataFrame({"n": order, "名": [f"图{i}" for i in order]}, geometry=boxes, crs=4490).to_file(path)
+    layer = open_layer(path, settings=VectorSettings(batch_size=40))
+    plain, near = list(layer.batches()), list(layer.batches(neighbours=True))
+    assert sorted(n for f in near for n in f["n"]) == list(range(side * side))
+    assert all(f"图{n}" == name for f in near for n, name in zip(f["n"], f["名"], strict=True))
+    assert all((f.bounds["minx"] * side + f.bounds["miny"] == f["n"]).all() for f in near)
+
+    def spread(frames):
+        return np.mean([np.prod(f.total_bounds[2:] - f.total_bounds[:2]) for f in frames])
+
+    assert spread(near) < 0.3 * spread(plain)
+    again = list(layer.batches(neighbours=True))
+    assert [f["n"].tolist() for f in again] == [f["n"].tolist() for f in near]
+
+
+def test_only_wanted_fields_are_read(tmp_path):
+    path = tmp_path / "a.shp"
+    frame(权属=["国有", "集体", "集体"], ZRRMC=["张三"] * 3).to_file(path, encoding="GBK")
+    layer = open_layer(path)
+    (got,) = layer.batches(columns=("权属", "ZRRMC", "none"))
+    assert list(got.columns) == ["权属", "geometry"]
+    assert list(got["权属"]) == ["国有", "集体", "集体"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

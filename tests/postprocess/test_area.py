@@ -6,6 +6,7 @@ import numpy as np
 import pyproj
 import pytest
 import shapely
+from geographiclib.geodesic import Geodesic
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from tuban.errors import UsageError, VectorError
 from tuban.postprocess.area import allot, geodesic_area, geodesic_area_perimeter, to_mu
 
 GEOD = pyproj.Geod(a=6378137, rf=298.257222101)
+KARNEY = Geodesic(6378137, 1 / 298.257222101)
 
 
 def test_agrees_with_geod_on_a_polygon_with_a_hole():
@@ -114,3 +116,74 @@ def test_allot_spreads_noise_and_refuses_more():
         allot([1.0, 2.0], 4.0)
     with pytest.raises(UsageError, match="not negative"):
         allot([-1.0, 2.0], 1.0)
+
+
+LATITUDES = [-89.9, -65, -33, -1, 0, 0.5, 23.4, 40, 53.5, 71, 88.5]
+
+
+def geodesic_star(lat, lon, size, seed):
+    """A ring drawn by GeographicLib around a point, up to `size` metres away; longitudes within -180..180."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(4, 16))
+    bearings, reaches = np.linspace(0, 360, count, endpoint=False), size * rng.uniform(0.4, 1.0, count)
+    points = [KARNEY.Direct(lat, lon, bearing, reach) for bearing, reach in zip(bearings, reaches, strict=True)]
+    return [(point["lon2"], point["lat2"]) for point in points]
+
+
+def karney_area(ring):
+    polygon = KARNEY.Polygon()
+    for lon, lat in ring:
+        polygon.AddPoint(lat, lon)
+    return abs(polygon.Compute(False, True)[2])
+
+
+@pytest.mark.parametrize("size", [10, 100, 1e3, 1e4, 1e5])
+def test_within_a_millionth_of_geographiclib(size):
+    rings = [geodesic_star(lat, lon, size, k) for k, lat in enumerate(LATITUDES) for lon in (116, 179.99999, -180, 0)]
+    area = geodesic_area([shapely.Polygon(ring) for ring in rings], 4490)
+    assert area == pytest.approx([karney_area(ring) for ring in rings], rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [100, 1e4])
+def test_holes_within_a_millionth_of_geographiclib(size):
+    shapes, expected = [], []
+    for k, lat in enumerate(LATITUDES):
+        outer, hole = geodesic_star(lat, 116, size, k), geodesic_star(lat, 116, size / 4, k + 50)
+        shapes.append(shapely.Polygon(outer, [hole]))
+        expected.append(karney_area(outer) - karney_area(hole))
+    assert geodesic_area(shapes, 4490) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("lat", [-60.0, 0.0, 30.0, 55.0])
+def test_small_areas_add_up_better_than_one_geodesic_after_another(lat):
+    """GeographicLib's own areas are good to some hundredths of a square metre a ring, too rough for parts of fields."""
+    whole = shapely.box(116, lat, 116.01, lat + 0.01)
+    side = 40
+    x, y = np.meshgrid(np.linspace(116, 116.01, side + 1), np.linspace(lat, lat + 0.01, side + 1), indexing="ij")
+    cells = shapely.box(x[:-1, :-1], y[:-1, :-1], x[1:, 1:], y[1:, 1:]).ravel()
+    # The cells' edges along parallels are geodesics as well, so the whole gets their vertices.
+    outline = shapely.union_all(cells)
+    assert shapely.get_num_coordinates(outline) >= 4 * side
+    assert geodesic_area(cells, 4490).sum() == pytest.approx(geodesic_area([outline], 4490)[0], rel=1e-9)
+    assert geodesic_area([outline], 4490)[0] == pytest.approx(geodesic_area([whole], 4490)[0], rel=1e-5)
+
+
+def test_short_and_long_edges_meet_without_a_step():
+    """Rings with short edges are measured in closed form, others edge by edge: both must agree where they meet."""
+    for lat in (5.0, 35.0, 60.0, 80.0):
+        ring = np.array(geodesic_star(lat, 100, 1000, 3))
+        plain = shapely.Polygon(ring)
+        # One far vertex on a sliver of no area makes it a ring with long edges.
+        far = [[*ring[0]], [ring[0][0], ring[0][1] + 0.5], [*ring[0]]]
+        with_long = shapely.Polygon(np.vstack([far, ring[1:]]))
+        assert geodesic_area([with_long], 4490)[0] == pytest.approx(geodesic_area([plain], 4490)[0], rel=1e-7)
+
+
+@pytest.mark.parametrize("epsg", [4490, *range(4491, 4555)])
+def test_every_zone_of_cgcs2000_gives_the_same_area(epsg):
+    crs = pyproj.CRS.from_epsg(epsg)
+    west, _, east, _ = crs.area_of_use.bounds
+    field = shapely.box((west + east) / 2 + 0.3, 38.0, (west + east) / 2 + 0.302, 38.002)
+    forward = pyproj.Transformer.from_crs(4490, crs, always_xy=True)
+    drawn = shapely.transform(field, forward.transform, interleaved=False)
+    assert geodesic_area([drawn], crs)[0] == pytest.approx(geodesic_area([field], 4490)[0], rel=1e-8)

@@ -136,6 +136,24 @@ def test_compactness_of_a_square(tmp_path):
     assert not frame["touches_edge"][0]
 
 
+def test_simplified_outlines_keep_ids_and_areas(tmp_path, bands):
+    rasters, counts = store(tmp_path, **bands), Counter()
+    setting = ChangeSettings(grow_to=0.6, vectorize=VectorizeSettings(simplify_m=10, strip_pixels=100))
+    frames = pd.concat(iter_changes(rasters, BUNDLE, settings=setting, dates=DATES, counts=counts))
+    frames = frames.sort_values("change_id").reset_index(drop=True)
+    plain = run(rasters, grow_to=0.6)
+    assert frames["change_id"].tolist() == plain["change_id"].tolist()
+    assert frames["area_m2"].to_numpy() == pytest.approx(plain["area_m2"], rel=1e-4)
+    assert frames.geometry.count_coordinates().sum() < plain.geometry.count_coordinates().sum()
+    assert frames.geometry.is_valid.all()
+    assert 0 < counts["stepped"] <= len(frames)
+
+
+def test_settings_without_effect_are_refused():
+    with pytest.raises(ValueError, match="mmu_m2"):
+        ChangeSettings(vectorize=VectorizeSettings(min_area_m2=100))
+
+
 def test_no_change_gives_no_frames(tmp_path, bands):
     bands["change"][:] = 0
     assert list(iter_changes(store(tmp_path, **bands), BUNDLE)) == []

@@ -39,6 +39,28 @@ def test_whatever_fails_says_what_to_do(tmp_path, monkeypatch):
     assert all(check.remedy == "" for check in checks if check.ok)
 
 
+def test_every_installed_backend_is_really_run():
+    rows = {check.name: check for check in doctor._backends()}
+    assert rows["onnxruntime"].detail.endswith("cpu: ran s2-change")
+    for name in ("openvino", "torch"):
+        there = doctor.find_spec(name) is not None
+        assert rows[name].ok is there
+        assert ("ran s2-change" if there else "not installed") in rows[name].detail
+        assert not rows[name].required
+
+
+def test_a_device_that_does_not_work_is_a_row_of_its_own(monkeypatch):
+    """With a stand-in for a machine whose onnxruntime offers CUDA without a driver."""
+    monkeypatch.setattr(doctor, "offered", lambda: ["cuda", "cpu"])
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    checks = list(doctor._backends())
+    rows = {check.name: check for check in checks}
+    assert rows["onnxruntime"].ok
+    assert not rows["onnxruntime on cuda"].ok
+    assert "device 'cuda' is not offered" in rows["onnxruntime on cuda"].detail
+    assert healthy(checks)
+
+
 def test_only_what_is_required_makes_it_unhealthy():
     assert healthy([doctor.Check("torch", ok=False, detail="", required=False)])
     assert not healthy([doctor.Check("proj", ok=False, detail="")])

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from tuban.errors import OutputError, UsageError
-from tuban.postprocess.fingerprint import fingerprint, is_remote, remote_facts, strip_secrets
+from tuban.postprocess.fingerprint import fingerprint
 from tuban.postprocess.manifest import Manifest, digest, verify
 
 if TYPE_CHECKING:
@@ -157,20 +157,6 @@ def test_archive_member_is_hashed_by_its_archive(tmp_path):
     assert fingerprint(f"/vsizip/{tmp_path}/p.zip/in/a.shp").sha256 == hashlib.sha256(b"zip").hexdigest()
 
 
-@pytest.mark.parametrize(
-    ("path", "remote"),
-    [
-        ("https://a/b.tif", True),
-        ("/vsis3/b/k.tif", True),
-        ("s3://b/k", True),
-        ("/vsizip/a.zip/b", False),
-        ("C:/a", False),
-    ],
-)
-def test_remote_paths(path, remote):
-    assert is_remote(path) is remote
-
-
 def test_remote_input_is_noted_without_its_secrets():
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -192,8 +178,6 @@ def test_remote_input_is_noted_without_its_secrets():
         thread.join()
     assert (entry["size"], entry["etag"], entry["sha256"]) == (42, '"abc"', None)
     assert "secret" not in json.dumps(manifest.content())
-    assert strip_secrets("https://u:p@h/x?y") == "https://h/x"
-    assert remote_facts("/vsis3/bucket/key")["size"] is None
 
 
 def test_remote_input_does_not_fail_verification(tmp_path):

@@ -47,11 +47,12 @@ def test_every_kind_of_problem(plan):
         ("code", "land_use_baseline", "2"),
         ("code_name", "land_use_baseline", "3"),
         ("geometry", "land_use_baseline", "#4"),
+        ("overlap", "land_use_baseline", "1"),  # the bow-tie lies in it
         ("Q1", "permanent_basic_farmland", "p1"),
         ("Q1", "permanent_basic_farmland", "p2"),
     }
     assert tuple(qa.problems.columns) == (*COLUMNS, "geometry")
-    assert qa.summary["total"] == 7
+    assert qa.summary["total"] == 8
     assert qa.summary["features"] == {e.name: n for e, n in zip(plan.layers, [2, 2, 1, 4], strict=True)} or sum(
         qa.summary["features"].values()
     ) == 9  # fmt: skip

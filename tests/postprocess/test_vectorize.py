@@ -5,17 +5,12 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from rasterio import Affine, features
 
+from tuban.configs.compose import settings as settings_of
 from tuban.errors import OutputError, SceneError, UsageError
 from tuban.postprocess.area import geodesic_area
-from tuban.postprocess.cycles import rank_cycles
-from tuban.postprocess.trace import Tracer
-from tuban.postprocess.vectorize import VectorizeSettings, iter_polygons, vectorize
+from tuban.postprocess.vectorize import VectorizeSettings, vectorize
 
 UTM = ("EPSG:32650", Affine(10, 0, 5e5, 0, -10, 4.4e6))
 DEGREES = ("EPSG:4490", Affine(1e-4, 0, 116, 0, -1e-4, 40))
@@ -35,79 +30,10 @@ def blobs(shape, seed=0):
     return np.where(rng.random(shape) < 0.1, rng.integers(0, 5, shape), values).astype(np.uint8)
 
 
-def trace(values, keep, rows, *, noded):
-    """All polygons of an array in lattice coordinates, with their classes."""
-    tracer = Tracer(values.shape[1], noded=noded)
-    done = [tracer.push(values[row : row + rows], keep[row : row + rows]) for row in range(0, len(values), rows)]
-    done.append(tracer.finish())
-    assert tracer.open_vertices == 0
-    shapes = [
-        shapely.from_ragged_array(
-            shapely.GeometryType.POLYGON,
-            np.stack([r.col, r.row], axis=1).astype(float),
-            (r.ring_starts, r.polygon_starts),
-        )
-        for r in done
-    ]
-    return np.concatenate(shapes), np.concatenate([r.values for r in done])
-
-
 def expected(values, keep):
     """What GDAL makes of the whole array."""
     shapes = features.shapes(values, mask=keep, connectivity=4)
     return sorted((shapely.normalize(shapely.geometry.shape(shape)).wkb, int(value)) for shape, value in shapes)
-
-
-RASTERS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3))
-
-
-@settings(max_examples=150, deadline=None)
-@given(RASTERS, st.integers(1, 12), st.booleans())
-def test_equals_gdal_on_the_whole_array(values, rows, mask_zero):
-    keep = values != 0 if mask_zero else np.ones(values.shape, bool)
-    shapes, classes = trace(values, keep, rows, noded=False)
-    assert sorted((shapely.normalize(s).wkb, int(v)) for s, v in zip(shapes, classes, strict=True)) == expected(
-        values, keep
-    )
-    assert shapely.is_valid(shapes).all()
-
-
-@settings(max_examples=100, deadline=None)
-@given(RASTERS, st.integers(1, 12))
-def test_shared_edges_and_the_same_bytes_for_any_strip(values, rows):
-    keep = values != 0
-    shapes, classes = trace(values, keep, rows, noded=True)
-    assert shapely.is_valid(shapes).all()
-    assert len(shapes) == 0 or shapely.coverage_is_valid(shapes)
-    assert shapely.area(shapes).sum() == keep.sum()
-    whole, _ = trace(values, keep, len(values), noded=True)
-    assert sorted(s.wkb for s in shapes) == sorted(s.wkb for s in whole)
-    if len(shapes):  # burns back to the same raster
-        burnt = features.rasterize(
-            zip(shapes, classes, strict=True), out_shape=values.shape, transform=Affine.identity(), dtype="uint8"
-        )
-        assert np.array_equal(burnt, np.where(keep, values, 0))
-
-
-def test_ring_in_ring_and_diagonal_touch():
-    values = np.ones((7, 7), np.uint8)
-    values[1:6, 1:6] = 2
-    values[2:5, 2:5] = 1
-    values[0, 0] = 3  # touches class 2 diagonally at (1, 1)
-    shapes, classes = trace(values, np.ones((7, 7), bool), 2, noded=False)
-    found = {(int(v), s.area, len(s.interiors)) for s, v in zip(shapes, classes, strict=True)}
-    assert found == {(1, 23, 1), (2, 16, 1), (1, 9, 0), (3, 1, 0)}
-
-
-@given(st.permutations(range(40)))
-def test_cycles_against_walking(order):
-    following = np.array(order)
-    cycle, position, length = rank_cycles(following)
-    for member in range(40):
-        after = following[member]
-        assert cycle[member] == cycle[after]
-        assert position[after] == (position[member] + 1) % length[cycle[member]]
-    assert np.array_equal(np.bincount(cycle), length)
 
 
 @pytest.mark.parametrize(("crs", "transform"), [UTM, DEGREES], ids=["utm", "degrees"])
@@ -144,58 +70,57 @@ def test_small_polygons_are_flagged_not_dropped(tmp_path):
     assert summary.below_min == frame["below_min"].sum() == (frame["area_m2"] < 150).sum() > 0
 
 
-@pytest.mark.parametrize("vertices", [10**6, 300])
-def test_simplified_neighbours_still_share_edges(tmp_path, vertices):
+@pytest.mark.parametrize("suffix", ["gpkg", "fgb", "geojson"])
+def test_simplified_neighbours_still_share_edges(tmp_path, suffix):
     values = np.maximum(blobs((60, 60)), 1)
     raster = write(tmp_path / "a.tif", values)
-    summary = vectorize(
-        raster, tmp_path / "a.gpkg", VectorizeSettings(simplify_m=15, simplify_vertices=vertices, strip_pixels=300)
-    )
-    frame = gpd.read_file(tmp_path / "a.gpkg")
-    shapes = frame.geometry.to_numpy()
-    assert (summary.simplify_groups == 1) == (vertices == 10**6)
+    chosen = VectorizeSettings(simplify_m=15, strip_pixels=300)
+    summary = vectorize(raster, tmp_path / f"a.{suffix}", chosen)
+    shapes = gpd.read_file(tmp_path / f"a.{suffix}").geometry.to_numpy()
     assert shapely.is_valid(shapes).all()
     assert shapely.coverage_is_valid(shapes)
-    whole = shapely.union_all(shapes)
-    assert shapely.area(shapes).sum() == pytest.approx(whole.area, rel=1e-9)
-    assert not whole.interiors
-    assert whole.area == pytest.approx(60 * 60 * 100, rel=0.01)
-    assert len(shapes) == len(expected(values, values != 0))
+    assert shapely.union_all(shapes).area == pytest.approx(60 * 60 * 100, rel=1e-9)
     plain = vectorize(raster, tmp_path / "b.gpkg")
-    assert (
-        shapely.get_num_coordinates(shapes).sum()
-        < shapely.get_num_coordinates(gpd.read_file(tmp_path / "b.gpkg").geometry.to_numpy()).sum()
-    )
-    assert plain.simplify_drift == 0 < summary.simplify_drift < 0.1
+    pixels = gpd.read_file(tmp_path / "b.gpkg").geometry.to_numpy()
+    assert len(shapes) == len(pixels) == plain.polygons == summary.polygons
+    assert shapely.get_num_coordinates(shapes).sum() < shapely.get_num_coordinates(pixels).sum()
+    drift = summary.generalized
+    assert drift is not None
+    assert 0 <= drift.largest_class_drift <= drift.largest_polygon_drift < 1e-4
+    assert 0 < drift.stepped < summary.polygons
+    assert drift.area_after_m2 == pytest.approx(summary.area_m2, rel=1e-6)
+    assert drift.area_before_m2 == pytest.approx(plain.area_m2, rel=1e-6)
 
 
-def test_memory_is_bounded_by_the_open_components():
-    # Two-row blobs over a tall raster: what is held never grows with the height.
-    tracer = Tracer(300)
-    held = []
-    for seed in range(30):
-        values = blobs((16, 300), seed)
-        values[-1] = 0
-        tracer.push(values, values != 0)
-        held.append(tracer.open_vertices)
-    assert max(held) == 0
-    rng = np.random.default_rng(0)
-    peaks = []
-    for _ in range(60):
-        values = rng.integers(1, 7, (8, 300)).astype(np.uint8)
-        tracer.push(values, values != 0)
-        peaks.append(tracer.open_vertices)
-    assert max(peaks[30:]) < 2 * max(peaks[:30])
+def test_merged_layer_has_no_gaps_and_says_what_moved(tmp_path):
+    raster = write(tmp_path / "a.tif", blobs((60, 60)))
+    plain = vectorize(raster, tmp_path / "a.gpkg")
+    chosen = VectorizeSettings(mmu={"cropland": 300, "2": 700}, min_area_m2=500, below_min="merge", simplify_m=12)
+    summary = vectorize(raster, tmp_path / "b.gpkg", chosen)
+    frame = gpd.read_file(tmp_path / "b.gpkg")
+    shapes = frame.geometry.to_numpy()
+    assert shapely.coverage_is_valid(shapes)
+    assert sum(summary.area_m2.values()) == pytest.approx(sum(plain.area_m2.values()), rel=1e-6)
+    unit = frame["class_id"].map({1: 300, 2: 700}).fillna(500)
+    assert np.array_equal(frame["below_min"], frame["area_m2"] < unit)
+    alone = shapely.area(shapely.get_parts(shapely.union_all(shapes)))
+    assert summary.below_min == frame["below_min"].sum() <= (alone < 700).sum()  # only what nodata surrounds is left
+    for name, area in summary.area_m2.items():
+        moved = sum(m["area_m2"] * ((m["to"] == name) - (m["from"] == name)) for m in summary.merged)
+        assert plain.area_m2[name] + moved == pytest.approx(area, rel=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tif", "a.gpkg", "b.gpkg"}
+    vectorize(raster, tmp_path / "c.gpkg", chosen.model_copy(update={"strip_pixels": 130}))
+    other = gpd.read_file(tmp_path / "c.gpkg").geometry.to_numpy()
+    assert sorted(shapely.to_wkb(other)) == sorted(shapely.to_wkb(shapes))
 
 
-def test_floats_that_are_classes_and_floats_that_are_not(tmp_path):
-    values = blobs((10, 10)).astype(np.float32)
-    raster = write(tmp_path / "a.tif", values)
-    count = sum(len(batch.value) for batch in iter_polygons(raster, mask_values=(2,)))
-    kept = np.isin(values, (1, 3, 4))
-    assert count == len(expected(values.astype(np.uint8), kept))
-    with pytest.raises(SceneError, match="fractions"):
-        list(iter_polygons(write(tmp_path / "b.tif", values + np.float32(0.5))))
+def test_wrong_settings_name_the_remedy():
+    with pytest.raises(ValueError, match="no class is called farm"):
+        VectorizeSettings(mmu={"farm": 1})
+    with pytest.raises(ValueError, match="give simplify_m"):
+        VectorizeSettings(smooth=True)
+    with pytest.raises(ValueError, match="noded=true"):
+        VectorizeSettings(noded=False, simplify_m=5)
 
 
 def test_errors_leave_nothing_behind(tmp_path):
@@ -210,10 +135,6 @@ def test_errors_leave_nothing_behind(tmp_path):
         vectorize(raster, tmp_path / "absent" / "out.gpkg")
     with pytest.raises(SceneError, match="cannot read"):
         vectorize(tmp_path / "none.tif", tmp_path / "out.gpkg")
-    with pytest.raises(UsageError, match="band 2"):
-        list(iter_polygons(raster, band=2))
-    with pytest.raises(UsageError, match="noded"):
-        vectorize(raster, tmp_path / "out.gpkg", VectorizeSettings(noded=False, simplify_m=5))
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -223,7 +144,6 @@ def test_nothing_to_write_is_an_empty_layer(tmp_path):
 
 
 def test_shipped_config_is_the_default():
-    from importlib.resources import files
-
-    shipped = yaml.safe_load(files("tuban.configs").joinpath("vectorize.yaml").read_text(encoding="utf-8"))
-    assert VectorizeSettings(**shipped) == VectorizeSettings()
+    assert settings_of("vectorize", VectorizeSettings) == VectorizeSettings()
+    chosen = settings_of("vectorize", VectorizeSettings, ["mmu=cn", "mmu.road=50", "min_area_m2=600"])
+    assert (chosen.unit_of(10), chosen.unit_of(9), chosen.unit_of(7)) == (50, 200, 600)
