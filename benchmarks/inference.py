@@ -83,8 +83,10 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         "# Inference",
         "",
-        f"`python benchmarks/inference.py`; {found['machine']}. Bare: `session.run` of ONNX Runtime alone, windows of 512 "
-        "px without overlap, default session. Whole: a fresh process from start to COGs in place.",
+        (
+            f"`python benchmarks/inference.py`; {found['machine']}. Bare: `session.run` of ONNX Runtime alone, windows "
+            "of 512 px without overlap, default session. Whole: a fresh process from start to COGs in place."
+        ),
         "",
         "| what | measured | limit |",
         "|---|---|---|",
@@ -94,11 +96,15 @@ def table(found: dict[str, Any]) -> str:
         whole, pair = s["tuban"], s["pair"]
         lines += [
             f"| U-Net / EfficientNet-Lite0, 5 classes, {s['size']}²: bare | {s['bare']:.1f} s | |",
-            f"| … tuban, whole process ({whole['backend']}, tile {whole['tile']}, halo {whole['halo']}) "
-            f"| {whole['wall']:.1f} s = **{whole['wall'] / s['bare']:.2f} ×** bare; {whole['peak_mb']:.0f} MB "
-            f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |",
-            f"| … rasterio + torch window loop | {s['loop']:.1f} s: tuban is {s['loop'] / whole['wall']:.1f} × faster "
-            f"| ≥ {LIMITS['loop']:g} × |",
+            (
+                f"| … tuban, whole process ({whole['backend']}, tile {whole['tile']}, halo {whole['halo']}) "
+                f"| {whole['wall']:.1f} s = **{whole['wall'] / s['bare']:.2f} ×** bare; {whole['peak_mb']:.0f} MB "
+                f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |"
+            ),
+            (
+                f"| … rasterio + torch window loop | {s['loop']:.1f} s: tuban is {s['loop'] / whole['wall']:.1f} × faster "
+                f"| ≥ {LIMITS['loop']:g} × |"
+            ),
         ]
         if "geo-inference" in s:
             lines.append(
@@ -107,9 +113,11 @@ def table(found: dict[str, Any]) -> str:
             )
         lines += [
             f"| `{pair['model']}`, pair of {s['pair_size']}²: bare | {s['pair_bare']:.1f} s | |",
-            f"| … tuban, whole process ({pair['backend']}, tile {pair['tile']}, halo {pair['halo']}) "
-            f"| {pair['wall']:.1f} s = **{pair['wall'] / s['pair_bare']:.2f} ×** bare; {pair['peak_mb']:.0f} MB "
-            f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |",
+            (
+                f"| … tuban, whole process ({pair['backend']}, tile {pair['tile']}, halo {pair['halo']}) "
+                f"| {pair['wall']:.1f} s = **{pair['wall'] / s['pair_bare']:.2f} ×** bare; {pair['peak_mb']:.0f} MB "
+                f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |"
+            ),
         ]
     if "memory" in found:
         sizes = {name: run["peak_mb"] for name, run in found["memory"].items()}
@@ -130,8 +138,8 @@ def table(found: dict[str, Any]) -> str:
     if "resume" in found:
         r = found["resume"]
         lines.append(
-            f"| killed with SIGKILL at {r['kills']} random moments, run again | {r['equal']} of {r['kills']} equal to the "
-            f"byte; parts made in all {r['made']} for {r['parts']} parts and {r['kills']} kills: at most "
+            f"| killed with SIGKILL at {r['kills']} random moments, run again | {r['equal']} of {r['kills']} equal to "
+            f"the byte; parts made in all {r['made']} for {r['parts']} parts and {r['kills']} kills: at most "
             f"{r['most_lost']} lost by a kill | all; work done is not done again |"
         )
     return "\n".join(lines) + "\n"

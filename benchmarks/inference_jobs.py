@@ -208,7 +208,7 @@ def whole(bundle: str, source: Any, out: str) -> None:
 
 
 def loop(bundle: str, scene: str, out: str) -> None:
-    """Do what is usually wired together: rasterio windows of 512 with half overlap, torch, averaged, written at the end."""
+    """Do what is usually wired together: rasterio windows of 512 with half overlap, torch, averaged, then written."""
     import torch
 
     model = torch.jit.load(str(Path(bundle) / "model.pt")).eval()

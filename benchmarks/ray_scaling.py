@@ -140,12 +140,15 @@ def main() -> None:
     if options.run is not None:
         run(options.run, options.workers, options.tile)
         return
+    from tuban.inference.predict import halo
+    from tuban.inference.settings import InferenceSettings
     from tuban.models.bundle import resolve
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = resolve("s2-change")
-        size = options.windows * (options.tile - 2 * bundle.halo)  # whole windows, an even number of them
+        # Whole windows, an even number of them: as many for each of two workers.
+        size = options.windows * ((options.tile - 2 * halo(bundle, InferenceSettings())) // 16 * 16)
         write_pair(folder, size, tuple(bundle.bands))
         runs: dict[int, list[dict[str, Any]]] = {0: [], 1: [], 2: []}
         for _ in range(options.repeat):  # in turn, so that a load that comes and goes meets all alike

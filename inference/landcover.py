@@ -63,7 +63,8 @@ class SceneReader:
     @property
     def transform(self) -> Affine:
         """Pixel corner to CRS units."""
-        return self.scene.transform
+        transform: Affine = self.scene.transform
+        return transform
 
     def read(self, window: Window, names: Sequence[str]) -> SceneWindow:
         """Read a window; a band that the scene lacks is NaN.

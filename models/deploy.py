@@ -55,7 +55,7 @@ class _Static(nn.Module):
         if conv.stride == (1, 1):
             return F.conv2d(x, conv.weight, conv.bias, 1, conv.kernel_size[0] // 2, 1, conv.groups)
         total = conv.kernel_size[0] - 2
-        made: Tensor = _OneSided.apply(x, conv.weight, total // 2, total - total // 2, conv.groups)  # type: ignore[no-untyped-call]
+        made: Tensor = _OneSided.apply(x, conv.weight, total // 2, total - total // 2, conv.groups)
         return made
 
 
@@ -67,21 +67,28 @@ def _static(module: nn.Module) -> None:
             _static(child)
 
 
+def _fused(block: Any) -> tuple[Tensor, Tensor, int]:
+    """Return weight, bias and padding of a `conv_block` with its BatchNorm folded in."""
+    conv = fuse_conv_bn_eval(block[0], block[1])
+    if conv.bias is None:
+        raise ValueError("a folded convolution has a bias")
+    return conv.weight.detach(), conv.bias.detach(), conv.kernel_size[0] // 2
+
+
 class _Parts(nn.Module):
     """A `conv_block` over the concatenation of parts, without concatenating them."""
 
-    def __init__(self, block: nn.Sequential, sizes: Sequence[int]) -> None:
+    def __init__(self, block: nn.Module, sizes: Sequence[int]) -> None:
         super().__init__()
-        conv = fuse_conv_bn_eval(block[0], block[1])  # type: ignore[type-var]
-        self.weights = nn.ParameterList(part.contiguous() for part in conv.weight.detach().split(list(sizes), dim=1))
-        self.bias, self.padding = conv.bias, conv.padding[0]
+        weight, bias, self.padding = _fused(block)
+        self.weights = nn.ParameterList(part.contiguous() for part in torch.split(weight, list(sizes), dim=1))
+        self.bias = nn.Parameter(bias)
 
     def forward(self, parts: Sequence[Tensor]) -> Tensor:
-        total: Tensor | None = None
-        for place, (weight, part) in enumerate(zip(self.weights, parts, strict=True)):
-            made = F.conv2d(part, weight, self.bias if place == 0 else None, padding=self.padding)
-            total = made if total is None else total + made
-        return F.relu(total)  # type: ignore[arg-type]
+        total = F.conv2d(parts[0], self.weights[0], self.bias, padding=self.padding)
+        for weight, part in zip(self.weights[1:], parts[1:], strict=True):
+            total = total + F.conv2d(part, weight, padding=self.padding)
+        return F.relu(total)
 
 
 class _Raised(nn.Module):
@@ -91,12 +98,11 @@ class _Raised(nn.Module):
     the small image, sorted into place, give the same and never write the upsampled image.
     """
 
-    def __init__(self, block: nn.Sequential, deeper: int) -> None:
+    def __init__(self, block: nn.Module, deeper: int) -> None:
         super().__init__()
-        conv = fuse_conv_bn_eval(block[0], block[1])  # type: ignore[type-var]
-        weight = conv.weight.detach()
+        weight, bias, _ = _fused(block)
         self.skip = nn.Parameter(weight[:, deeper:].contiguous())
-        self.bias = conv.bias
+        self.bias = nn.Parameter(bias)
         fold = torch.zeros(2, 3, 3)
         # Tap t of the output's row 2i + p falls on the small image's row i + floor((p + t - 1) / 2).
         for phase in range(2):
@@ -110,13 +116,18 @@ class _Raised(nn.Module):
         return F.relu(raised + F.conv2d(skip, self.skip, self.bias, padding=1))
 
 
+def _channels(block: Any) -> int:
+    """Return the channels that a `conv_block` gives."""
+    return int(block[0].out_channels)
+
+
 class _Decoder(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         blocks, deeper = [], decoder.deepest
         for block in decoder.blocks:
             blocks.append(_Raised(block, deeper))
-            deeper = block[0].out_channels
+            deeper = _channels(block)
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
@@ -152,7 +163,7 @@ class DeployedChange(nn.Module):
         self.change_decoder = _Decoder(network.change_decoder)
         self.difference = _Parts(network.difference, [len(spec.bands), 1])
         self.fusion = nn.ModuleList(
-            _Parts(block, [block[0].out_channels] * 3 + ([spec.stem] if place == 0 else []))
+            _Parts(block, [_channels(block)] * 3 + ([spec.stem] if place == 0 else []))
             for place, block in enumerate(network.fusion)
         )
         self.head = _Parts(network.change_head[0], [spec.width[-1], classes, classes, 1])
@@ -168,9 +179,7 @@ class DeployedChange(nn.Module):
         difference, magnitude = contrast(first, second)
         raw = self.difference([difference, magnitude])
         pyramids = [self.network.encode(image) for image in (first, second)]
-        covers = [
-            upsampled(self.network.landcover_head(self.landcover_decoder(pyramid[1:]))) for pyramid in pyramids
-        ]
+        covers = [upsampled(self.network.landcover_head(self.landcover_decoder(pyramid[1:]))) for pyramid in pyramids]
         levels = [
             fusion([a, b, (b - a).abs(), *([raw] if place == 0 else [])])
             for place, (fusion, a, b) in enumerate(zip(self.fusion, *pyramids, strict=True))

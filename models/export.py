@@ -104,7 +104,8 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
         out: the bundle's folder; made if missing, its four files replaced.
         name: bundle name, lowercase.
         version: version of the weights.
-        facts: `halo` (None: the whole reach, so that tiles agree exactly), `gsd_m`, `required_bands`, `change_to_classes`, `threshold`, `calibration` (slope, intercept),
+        facts: `halo` (None: the whole reach, so that tiles agree exactly), `gsd_m`, `required_bands`,
+            `change_to_classes`, `threshold`, `calibration` (slope, intercept),
             `metrics`, `training`: what the bundle declares and the model card prints.
 
     Raises:

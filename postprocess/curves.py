@@ -87,7 +87,7 @@ def _area(points: Any, size: int) -> float:
 def _root(a: float, b: float, c: float) -> float:
     """Return the smaller root of a x2 + b x + c, or infinity."""
     if abs(a) <= _SMALL * abs(b):
-        return -c / b
+        return -c / b if b != 0 else np.inf
     if b * b < 4 * a * c:
         return np.inf
     root = np.sqrt(b * b - 4 * a * c)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import rasterio
 from rasterio.errors import RasterioError
@@ -15,7 +17,6 @@ from tuban.errors import UsageError
 _SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg", ".qix", ".sbn", ".sbx")
 _RASTER = (".tfw", ".tifw", ".jgw", ".pgw", ".wld")
 _APPENDED = (".aux.xml", ".msk", ".ovr", "-wal")
-)
 _ARCHIVE = re.compile(
     r"^/vsi(zip|tar|gzip|7z|rar)/\{?(?P<file>.+?\.(zip|kmz|tar|tgz|gz|7z|rar))\}?(/.*)?$", re.IGNORECASE
 )

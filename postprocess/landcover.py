@@ -123,7 +123,8 @@ def landcover(
 def _bundle(model: str | None, scene: Scene) -> Bundle:
     if scene.radiometry != "reflectance":
         raise SceneError(
-            f"{scene.path} holds numbers without a scale; give scale and offset in scene.json, or an image in reflectance"
+            f"{scene.path} holds numbers without a scale; give scale and offset in scene.json, or an image in "
+            "reflectance"
         )
     if model is None:
         return choose(scene.names, scene.gsd_m, task="landcover")
@@ -162,7 +163,9 @@ def _mask(scene: Scene, settings: LandcoverSettings, work: Path) -> CloudMask | 
     elif chosen.source != "none":
         ref = scene.mask
         if ref is None and chosen.source == "own":
-            raise SceneError(f"{scene.path}: no cloud mask in it or beside it; give clouds.mask_before, or csmask or none")
+            raise SceneError(
+                f"{scene.path}: no cloud mask in it or beside it; give clouds.mask_before, or set clouds.source"
+            )
     return None if ref is None else CloudMask.open(ref, chosen, settings.scene.remote)
 
 

@@ -25,15 +25,16 @@ import pyogrio
 import rasterio
 
 import tuban
-from tuban.errors import OutputError, UsageError
 from tuban.data.address import is_remote, redacted
 from tuban.data.identity import identity
-from tuban.data.remote import RemoteSettings
+from tuban.errors import OutputError, UsageError
 from tuban.postprocess.fingerprint import fingerprint
 from tuban.postprocess.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from tuban.data.remote import RemoteSettings
 
 SCHEMA = "tuban-run/1"
 FILE_NAME = "run.json"

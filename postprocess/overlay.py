@@ -16,7 +16,8 @@ import shapely
 from pyproj import CRS
 
 from tuban.postprocess.area import geodesic_area
-from tuban.postprocess.set_algebra import OverlayCounts, polygonal, robust, robust_block, subdivide, tiled, workers
+from tuban.postprocess.set_algebra import OverlayCounts, general, polygonal, robust, subdivide, tiled, workers
+from tuban.postprocess.two_crossings import intersect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ __all__ = [
     "subdivide",
 ]
 
-_BLOCK = 1000  # features a thread takes at a time
+_BLOCK = 1000  # features a thread takes at a time; more of them would not stay in the processor's cache
 
 
 def moved_outline(geometries: Array, crs: CRS, metres: float) -> Array:
@@ -168,10 +169,9 @@ def _clipped(
     The caller waits meanwhile: work of its own in Python would hold the interpreter's lock, and each of the threads'
     many short calls would wait for it.
     """
-    size = max(_BLOCK, -(-len(zones) // (2 * workers())))
     # A prepared geometry is not safe in two threads at once, so each zone belongs to one block.
-    starts = range(0, len(zones), size)
-    found = list(pool.map(lambda start: _clip(zones[start : start + size], start, grown, crs, tree), starts))
+    starts = range(0, len(zones), _BLOCK)
+    found = list(pool.map(lambda start: _clip(zones[start : start + _BLOCK], start, grown, crs, tree), starts))
     if not found:
         return np.array([], dtype=int), np.array([], dtype=int), np.array([], dtype=object)
     zone, patch, geometry, met = zip(*found, strict=True)
@@ -182,18 +182,25 @@ def _clipped(
 def _clip(zones: Array, start: int, grown: Array, crs: CRS, tree: shapely.STRtree) -> Hits:
     """Return feature (from `start`), change and common area of each pair that has one; only what crosses is cut."""
     counts = OverlayCounts()
-    zone, patch = tree.query(zones, predicate="intersects")
+    zone, patch = tree.query(zones)
     shapely.prepare(zones[np.unique(zone)])
     a, b = zones[zone], grown[patch]
     inside = shapely.contains_properly(a, b)
-    shapely.destroy_prepared(a)
     # The boxes say cheaply which features may lie wholly within a change.
     outer, inner = shapely.bounds(b), shapely.bounds(a)
     covered = ~inside & (outer[:, :2] < inner[:, :2]).all(axis=1) & (outer[:, 2:] > inner[:, 2:]).all(axis=1)
     covered[covered] = shapely.contains_properly(b[covered], a[covered])
-    cross = ~(inside | covered)
     result = np.where(inside, b, a)
-    result[cross] = robust_block(shapely.intersection, a[cross], b[cross], crs, counts)
+    rest = np.flatnonzero(~(inside | covered))
+    result[rest], done, free = intersect(a[rest], b[rest])
+    # Outlines that do not cross, and neither within the other: apart, though their boxes meet.
+    result[rest[free]] = shapely.Polygon()
+    rest = rest[~(done | free)]
+    meet = shapely.intersects(a[rest], b[rest])
+    shapely.destroy_prepared(a)
+    result[rest[~meet]] = shapely.Polygon()
+    rest = rest[meet]
+    result[rest] = general(shapely.intersection, a[rest], b[rest], crs, counts)
     solid = shapely.area(result) > 0
     return zone[solid] + start, patch[solid], result[solid], counts
 

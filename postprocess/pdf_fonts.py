@@ -35,6 +35,7 @@ _RESTRICTED = 0x0002  # OS/2 fsType: must not be embedded
 _MOST_ERROR = 1.0  # of a converted outline, font units (a thousandth of the character's size)
 _UNUSED = ("VORG", "DSIG", "GSUB", "GPOS", "GDEF", "BASE", "vhea", "vmtx", "kern", "STAT", "fvar", "gvar", "avar")
 _MOST_NAMED = 8
+_POSTSCRIPT_NAME = 6
 _BEYOND = re.compile("<([0-9A-F]{5,6})>")
 
 
@@ -115,10 +116,11 @@ def _bold(path: Path, used: set[int], probe: str) -> str | None:
 
 
 def _registered(path: Path, data: bytes) -> str:
-    """Register a cut font under a name of its own: reportlab keeps what it first learns of a name."""
-    name = f"{path.stem}-{hashlib.sha256(data).hexdigest()[:8]}"
-    pdfmetrics.registerFont(_EmbeddedFont(name, io.BytesIO(data)))
-    return name
+    """Register a cut font under the name that `_subset` gave it."""
+    font = _EmbeddedFont(path.stem, io.BytesIO(data))
+    font.fontName = font.face.name.decode("ascii")
+    pdfmetrics.registerFont(font)
+    return str(font.fontName)
 
 
 def _lacking(path: Path, lacking: set[int]) -> Iterator[str]:
@@ -173,6 +175,11 @@ def _subset(path: Path, used: set[int], probe: str) -> tuple[bytes, set[int]]:
             _to_truetype(font)
         elif "glyf" not in font:
             raise ValueError("its outlines are neither TrueType nor CFF")
+        # reportlab keeps the first font it meets under a PostScript name; a cut of other characters needs its own.
+        unique = hashlib.sha256(repr(sorted(used & known)).encode()).hexdigest()[:8]
+        for record in font["name"].names:
+            if record.nameID == _POSTSCRIPT_NAME:
+                record.string = f"{path.stem.replace(' ', '')}-{unique}"
         stream = io.BytesIO()
         font.save(stream)
     return stream.getvalue(), {code for code in used - known if code > ord(" ")}

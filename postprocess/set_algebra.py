@@ -77,14 +77,15 @@ def robust(operation: Callable[..., Any], a: Array, b: Array, crs: CRS, counts: 
 def robust_block(operation: Callable[..., Any], a: Array, b: Array, crs: CRS, counts: OverlayCounts) -> Array:
     """Do what `robust` does, in the caller's thread."""
     if operation is shapely.intersection and len(a) >= _WORTH:
-        result, done = intersect(a, b)
+        result, done, _ = intersect(a, b)
         left = ~done
-        result[left] = _general(operation, a[left], b[left], crs, counts)
+        result[left] = general(operation, a[left], b[left], crs, counts)
         return result
-    return _general(operation, a, b, crs, counts)
+    return general(operation, a, b, crs, counts)
 
 
-def _general(operation: Callable[..., Any], a: Array, b: Array, crs: CRS, counts: OverlayCounts) -> Array:
+def general(operation: Callable[..., Any], a: Array, b: Array, crs: CRS, counts: OverlayCounts) -> Array:
+    """Do what `robust` does, with GEOS alone and in the caller's thread."""
     try:
         return areal(np.asarray(operation(a, b), dtype=object))
     except GEOSException:

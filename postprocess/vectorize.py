@@ -21,7 +21,7 @@ import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from tuban.data.classes import classes
-from tuban.errors import OutputError, TubanError, UsageError
+from tuban.errors import OutputError, UsageError
 from tuban.postprocess.area import geodesic_area
 from tuban.postprocess.class_raster import ClassPixels, raster_grid
 from tuban.postprocess.generalize import Generalizer
@@ -174,7 +174,7 @@ class _Frames:
 
     def __init__(self, source: Iterator[PolygonBatch], crs: str, settings: VectorizeSettings, summary: Summary) -> None:
         self.source, self.crs, self.settings, self.summary = source, crs, settings, summary
-        self.failure: TubanError | None = None
+        self.failure: Exception | None = None
         # The layer must be readable by tools that know neither Arrow nor GeoArrow: geometry travels as WKB.
         extension = {"ARROW:extension:name": "geoarrow.wkb", "ARROW:extension:metadata": json.dumps({"crs": crs})}
         flag = [("below_min", pa.bool_())] if settings.measures else []
@@ -202,8 +202,8 @@ class _Frames:
                     columns.append(pa.array(small))
                 columns.append(pa.array(shapely.to_wkb(shapes), pa.binary()))
                 yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
-        except TubanError as error:
-            self.failure = error
+        except Exception as error:
+            self.failure = error  # Arrow would only say that there was one
             raise
 
 

@@ -15,7 +15,6 @@ from tuban.data.oscd import IGNORE, city_folders
 from tuban.data.pair import open_pair
 from tuban.errors import SceneError
 from tuban.inference.change import predict_change
-from tuban.inference.settings import InferenceSettings
 from tuban.inference.units import rescale
 from tuban.training.accuracy import BINS, Histogram, bootstrap, objects, pool
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tuban.inference.settings import InferenceSettings
     from tuban.models.bundle import Bundle
 
 

@@ -40,7 +40,7 @@ SCHEMAS = {
     "plan_qa": PlanQASettings,
 }
 # Tables that are read by the modules named, not composed by Hydra.
-TABLES = {"classes", "cloud_masks", "crosswalks", "demo", "plan", "sensors"}
+TABLES = {"classes", "cloud_masks", "crosswalks", "demo", "legend", "notes.zh", "plan", "rule_words", "sensors"}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

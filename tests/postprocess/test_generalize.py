@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from tuban.postprocess import generalize
 from tuban.postprocess.class_raster import raster_grid
+from tuban.postprocess.curves import _root
 from tuban.postprocess.generalize import Generalizer
 from tuban.postprocess.polygonize import iter_polygons
 from tuban.postprocess.squares import squared
@@ -139,3 +140,17 @@ def test_smoothing_turns_less_at_each_vertex(tmp_path):
     plain, smooth = simplified(path, values, 15.0)[0], simplified(path, values, 15.0, smooth=True)[0]
     assert sharpest(smooth) < sharpest(plain) < sharpest(traced(path))
     assert shapely.coverage_is_valid(smooth)
+
+
+def test_corners_without_a_lever_stay(tmp_path):
+    """Pushing opposite corners of a ring changes no area: there is nothing to balance with, and the ring stays."""
+    assert _root(0.0, 0.0, 1.0) == np.inf
+    assert _root(0.0, 2.0, 1.0) == -0.5
+    assert _root(1.0, -3.0, 2.0) == pytest.approx(1.0)
+    assert _root(1.0, 0.0, 1.0) == np.inf
+    row, col = np.mgrid[:40, :40]
+    values = np.where(abs(row - 20) + abs(col - 20) < 12, 1, 2).astype(np.uint8)
+    path = store(tmp_path / "a.tif", values)
+    after, drift = simplified(path, values, 8.0, smooth=True)
+    assert shapely.coverage_is_valid(after)
+    assert drift.largest < 1e-9

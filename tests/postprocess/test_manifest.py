@@ -182,7 +182,7 @@ def test_remote_input_is_noted_without_its_secrets():
 
 def test_remote_input_does_not_fail_verification(tmp_path):
     manifest = Manifest("detect")
-    manifest.add_input("before", "/vsis3/bucket/a.tif")
+    manifest.add_input("before", "/vsiswift/bucket/a.tif")
     manifest.write(tmp_path)
     result = verify(tmp_path)
     assert result.ok

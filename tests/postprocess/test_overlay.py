@@ -58,9 +58,12 @@ def test_pairs_that_are_done_equal_geos(seed, shift, radius):
     a = np.array([star(rng, 0, 0, 50) for _ in range(8)], dtype=object)
     b = np.array([star(rng, shift, 0, radius) for _ in range(8)], dtype=object)
     a[::2] = shapely.reverse(a[::2])  # either direction will do
-    common, done = intersect(a, b)
+    common, done, free = intersect(a, b)
     truth = shapely.intersection(a[done], b[done])
     assert shapely.is_valid(common[done]).all()
+    assert not (done & free).any()
+    apart = shapely.disjoint(a, b) | shapely.contains(a, b) | shapely.contains(b, a)
+    assert apart[free].all()
     assert np.allclose(shapely.area(common[done]), shapely.area(truth), rtol=1e-9, atol=1e-6)
     assert (shapely.area(shapely.symmetric_difference(common[done], truth)) < 1e-6).all()
 
@@ -69,7 +72,7 @@ def test_most_pairs_of_an_overlay_are_done_and_touching_ones_are_not():
     zones, shapes = parcels(), patches(300)
     zone, patch = shapely.STRtree(shapes).query(zones, predicate="intersects")
     cross = ~shapely.contains(zones[zone], shapes[patch]) & ~shapely.contains(shapes[patch], zones[zone])
-    _, done = intersect(zones[zone][cross], shapes[patch][cross])
+    _, done, _ = intersect(zones[zone][cross], shapes[patch][cross])
     assert done.mean() > 0.6
     for one, other in (
         (shapely.box(0, 0, 1, 1), shapely.box(1, 0, 2, 1)),  # a common edge

@@ -92,3 +92,11 @@ def test_font_that_cannot_be_used_is_refused(tmp_path, factory):
                 findings=[factory.findings_frame(1)],
                 settings=ReportSettings(font=str(font)),
             )
+
+
+@needs_font
+def test_a_second_pdf_of_the_process_has_its_own_characters(tmp_path, factory):
+    for number, word in enumerate(("垄", "埂")):
+        path = tmp_path / f"{number}.pdf"
+        write_pdf(path, run=RUN, findings=[factory.findings_frame(1, reason=word)])
+        assert f"判读依据：{word}" in text_of(path)
