@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import tempfile
 import threading
 from contextlib import ExitStack, contextmanager
@@ -35,13 +36,16 @@ __all__ = ["Cluster", "ClusterError", "connected"]
 _STORE = 200 * 2**20
 # Threads of a worker where nothing says how many: more gain little, for reading and packing are not shared by them.
 _THREADS = 4
+# Seconds for the first answer of a cluster's machine.
+_KNOCK_S = 10.0
 # A strip is short enough that little is lost with its worker, and its bytes are few; long enough to keep reading,
 # running and packing busy at the same time.
 _STRIP_BATCHES, _STRIP_PX, _STRIPS_PER_WORKER = 8, 16_000_000, 8
-# No reports to Ray's makers, no metrics, no uv project rebuilt for each worker.
+# No reports to Ray's makers, no metrics, no warnings past Python's logging, no uv project rebuilt for each worker.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -215,12 +219,20 @@ def _start(ray: Any, settings: InferenceSettings, folder: str) -> None:
 def _join(ray: Any, address: str) -> None:
     """Connect to a running cluster."""
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"the Ray cluster {address!r} cannot be reached ({_one_line(error)}); give the address that `ray start "
             "--head` printed, HOST:PORT, or `auto` on one of its machines; versions of Ray and Python must be equal"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" not in address and host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def _forget_token() -> None:

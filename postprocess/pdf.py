@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
 
 from reportlab.lib.colors import HexColor, white
-from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.pagesizes import A4
-from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
 from reportlab.pdfgen.canvas import Canvas
-from reportlab.platypus import LongTable, PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+from reportlab.platypus import PageBreak, SimpleDocTemplate, Spacer, Table, TableStyle
 
-from tuban.data.classes import classes
-from tuban.postprocess.area import to_mu
 from tuban.postprocess.fields import words_of
 from tuban.postprocess.legend import fonts, role_name
+from tuban.postprocess.pdf_blocks import MARGIN, PADDING, RED, SOFT, WIDE, Blocks, mu_text
 from tuban.postprocess.pdf_figures import Figure, Map
-from tuban.postprocess.pdf_fonts import Faces, register
+from tuban.postprocess.pdf_fonts import register
 from tuban.postprocess.wording import metres_text, number_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-_MARGIN = 14 * mm
-_WIDE = A4[0] - 2 * _MARGIN - 12  # reportlab's frame keeps six points on either side
-_LINE = HexColor("#dde3ea")
-_GROUND = HexColor("#f3f5f8")
-_SOFT = HexColor("#5a6675")
-_RED = HexColor("#a31515")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _PROBE = {"zh": "图斑疑似耕地", "en": "图斑"}
 _SHORT = 40  # characters of a value that shares a row
 _AREAS = ("farmland", "permitted", "conform", "nonconform")
@@ -62,10 +49,10 @@ def write(draft: Path, context: Mapping[str, Any], *, lang: str, font: str | Non
         document = SimpleDocTemplate(
             stream,
             pagesize=A4,
-            leftMargin=_MARGIN,
-            rightMargin=_MARGIN,
-            topMargin=_MARGIN,
-            bottomMargin=_MARGIN + 4 * mm,
+            leftMargin=MARGIN,
+            rightMargin=MARGIN,
+            topMargin=MARGIN,
+            bottomMargin=MARGIN + 4 * mm,
             title=context["heading"],
             author="tuban",
             lang="zh-CN" if lang == "zh" else "en",
@@ -88,13 +75,8 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(inner)
 
 
-@dataclass(slots=True)
-class _Sheet:
+class _Sheet(Blocks):
     """Turns the content into what reportlab lays out."""
-
-    context: Mapping[str, Any]
-    lang: str
-    faces: Faces
 
     def story(self) -> Iterator[Any]:
         """Yield the pages from cover to provenance."""
@@ -129,44 +111,38 @@ class _Sheet:
                 for number, state in enumerate(self._kept, start=1):
                     self.__dict__.update(state)
                     self.setFont(face, 7.5)
-                    self.setFillColor(_SOFT)
-                    self.drawString(_MARGIN, 9 * mm, footer)
-                    self.drawRightString(A4[0] - _MARGIN, 9 * mm, words.format(page=number, pages=len(self._kept)))
+                    self.setFillColor(SOFT)
+                    self.drawString(MARGIN, 9 * mm, footer)
+                    self.drawRightString(A4[0] - MARGIN, 9 * mm, words.format(page=number, pages=len(self._kept)))
                     super().showPage()
                 super().save()
 
         return Numbered
 
-    @property
-    def t(self) -> Mapping[str, Any]:
-        """The wording."""
-        words: Mapping[str, Any] = self.context["t"]
-        return words
-
     def _cover(self) -> Iterator[Any]:
         context, t = self.context, self.t
-        yield self._p(context["heading"], 19, bold=True, after=4)
-        yield self._boxed(self._p(t["disclaimer"], 9.5), HexColor("#fdf3f2"), _RED)
+        yield self.text(context["heading"], 19, bold=True, after=4)
+        yield self.boxed(self.text(t["disclaimer"], 9.5), HexColor("#fdf3f2"), RED)
         yield Spacer(0, 4)
-        yield self._pairs(self._facts())
+        yield self.pairs(self._facts())
         said = [f"{t['left_out']}: {text}" for text in context.get("left_out") or ()]
         said += [
             f"{t['stages'].get(note['stage'], note['stage'])}: {note['text']}" if note["stage"] else note["text"]
             for note in context["notes"]
         ]
-        yield self._heading(t["notes"])
+        yield self.heading(t["notes"])
         for text in said or [t["notes_none"]]:
-            yield self._p(f"· {text}", 9)
+            yield self.text(f"· {text}", 9)
         if context["untranslated"]:
-            yield self._p(t["notes_untranslated"], 8, soft=True)
-        yield self._heading(t["summary"])
+            yield self.text(t["notes_untranslated"], 8, soft=True)
+        yield self.heading(t["summary"])
         yield from self._summary()
         overview = context["overview"]
         if overview:
-            yield self._heading(t["overview"])
+            yield self.heading(t["overview"])
             marks = [(card["number"], card["place"], card["color"]) for card in context["cards"] if card["place"]]
-            yield Map(overview, marks, (_WIDE, 190 * mm), self.faces.regular)
-            yield self._legend(context["legend"] + self._zone_legend())
+            yield Map(overview, marks, (WIDE, 190 * mm), self.faces.regular)
+            yield self.legend(context["legend"] + self._zone_legend())
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         context, t = self.context, self.t
@@ -184,82 +160,82 @@ class _Sheet:
         context, t = self.context, self.t
         if context["judged"]:
             said = [f"{context['status_names'].get(status, status)} {count}" for status, count in context["totals"]]
-            yield self._p(" · ".join(said) or t["summary_none"], 10, bold=bool(said))
+            yield self.text(" · ".join(said) or t["summary_none"], 10, bold=bool(said))
             heads: tuple[str, ...] = tuple(t[key] for key in ("rule", "severity", "status", "findings"))
             heads += (f"{t['patch_area']} {t['mu']}", f"{t['zone_area']} {t['mu']}")
             rows = [
                 (f"{row['rule_id']} {row['title']}", row["severity"], context["status_names"].get(row["status"], "—"),
-                 str(row["count"]), _mu(row["area_m2"]), _mu(row["overlap_m2"]))
+                 str(row["count"]), mu_text(row["area_m2"]), mu_text(row["overlap_m2"]))
                 for row in context["summary"]
             ]  # fmt: skip
             if rows:
-                yield self._table(heads, rows, (64, 16, 22, 18, 31, 31), right=3)
-                yield self._p(t["summary_overlap_note"], 8, soft=True)
+                yield self.table(heads, rows, (64, 16, 22, 18, 31, 31), right=3)
+                yield self.text(t["summary_overlap_note"], 8, soft=True)
         else:
-            yield self._boxed(self._p(t["no_plan"], 9.5), HexColor("#fff8e6"), HexColor("#d9a400"))
+            yield self.boxed(self.text(t["no_plan"], 9.5), HexColor("#fff8e6"), HexColor("#d9a400"))
         moves = [
-            (f"{self._class(row['from_class'])} → {self._class(row['to_class'])}", str(row["count"]),
-             number_text(row["area_m2"], 0), _mu(row["area_m2"]))
+            (f"{self.class_name(row['from_class'])} → {self.class_name(row['to_class'])}", str(row["count"]),
+             number_text(row["area_m2"], 0), mu_text(row["area_m2"]))
             for row in context["change_rows"]
         ]  # fmt: skip
         if moves:
             heads = (t["change"], t["changes_total"], "m²", t["mu"])
-            yield self._table(heads, moves, (92, 30, 30, 30), right=1)
+            yield self.table(heads, moves, (92, 30, 30, 30), right=1)
 
     def _list(self) -> Iterator[Any]:
         """Yield the list of findings, which goes over as many pages as it needs."""
         context, t = self.context, self.t
         listed = context["listed"]
         if not listed or not context["judged"]:
-            yield self._p(context["shown_text"], 9, soft=True)
+            yield self.text(context["shown_text"], 9, soft=True)
             return
         total = sum(count for _, count in context["totals"])
         yield PageBreak()
-        yield self._heading(t["list"])
+        yield self.heading(t["list"])
         key = "cards_all" if len(listed) == total else "list_some"
-        yield self._p(t[key].format(shown=len(listed), total=total), 9, soft=True)
-        yield self._p(t["pages_own"].format(shown=len(context["cards"])), 9, soft=True)
+        yield self.text(t[key].format(shown=len(listed), total=total), 9, soft=True)
+        yield self.text(t["pages_own"].format(shown=len(context["cards"])), 9, soft=True)
         heads = ("", t["ids"], t["rule"], t["severity"], t["status"], t["zone"], t["change"],
                  f"{t['patch_area']} {t['mu']}", f"{t['zone_area']} {t['mu']}")  # fmt: skip
         rows = [
             (str(number), str(row.get("finding_id") or "—"), str(row["rule_id"]), str(row["severity"]),
              context["status_names"].get(row["status"], str(row["status"])),
              role_name(str(row.get("zone_role") or "—"), self.lang),
-             f"{self._class(row.get('from_class'))} → {self._class(row.get('to_class'))}",
-             _mu(row.get("area_m2")), _mu(row.get("overlap_m2")))
+             f"{self.class_name(row.get('from_class'))} → {self.class_name(row.get('to_class'))}",
+             mu_text(row.get("area_m2")), mu_text(row.get("overlap_m2")))
             for number, row in enumerate(listed, start=1)
         ]  # fmt: skip
-        yield self._table(heads, rows, (9, 31, 12, 12, 16, 32, 34, 18, 18), right=7)
+        yield self.table(heads, rows, (9, 31, 12, 12, 16, 32, 34, 18, 18), right=7)
 
     def _finding(self, card: Mapping[str, Any]) -> Iterator[Any]:
         context, t, row = self.context, self.t, card["row"]
-        title = f"{card['number']}  {self._class(row['from_class'])} → {self._class(row['to_class'])}"
+        title = f"{card['number']}  {self.class_name(row['from_class'])} → {self.class_name(row['to_class'])}"
         if context["judged"]:
             status = context["status_names"].get(row["status"], row["status"])
             severity = f"{row['severity']} {context['severity_names'].get(row['severity'], '')}"
             title = f"{card['number']}  {status} · {severity} · {row['rule_id']} {card['title']}"
-        bar = Table([[self._p(title, 12, bold=True, color=white)]], colWidths=[_WIDE])
-        bar.setStyle(TableStyle([("BACKGROUND", (0, 0), (-1, -1), HexColor(card["color"])), *_PADDING]))
+        bar = Table([[self.text(title, 12, bold=True, color=white)]], colWidths=[WIDE])
+        bar.setStyle(TableStyle([("BACKGROUND", (0, 0), (-1, -1), HexColor(card["color"])), *PADDING]))
         yield bar
         yield Spacer(0, 6)
         yield from self._figures(card)
-        yield self._pairs(self._numbers(card), columns=2)
+        yield self.pairs(self._numbers(card), columns=2)
         if row["touches_edge"]:
-            yield self._p(t["edge"], 9, color=_RED)
+            yield self.text(t["edge"], 9, color=RED)
         for key in ("reason", "basis"):
             if row[key]:
-                yield self._p(f"{t[key]}：{row[key]}" if self.lang == "zh" else f"{t[key]}: {row[key]}", 9, before=3)
+                yield self.text(f"{t[key]}：{row[key]}" if self.lang == "zh" else f"{t[key]}: {row[key]}", 9, before=3)
         if card["trace"]:
-            yield self._heading(t["trace"], size=9)
-            yield self._pairs(_joined(card["trace"]), size=7.5)
+            yield self.heading(t["trace"], size=9)
+            yield self.pairs(_joined(card["trace"]), size=7.5)
         if card["rests_on"]:
-            yield self._heading(t["rests_on"], size=9)
-            yield self._hashes(card["rests_on"])
+            yield self.heading(t["rests_on"], size=9)
+            yield self.hashes(card["rests_on"])
 
     def _figures(self, card: Mapping[str, Any]) -> Iterator[Any]:
         t = self.t
         chip, overlay = card["chip"], card["overlay"]
-        wide = (_WIDE - 12) / 3
+        wide = (WIDE - 12) / 3
         shared: dict[str, Any] = {
             "face": self.faces.regular,
             "words": (metres_text, t["north"]),
@@ -269,18 +245,18 @@ class _Sheet:
         if chip is not None:
             for side in ("before", "after"):
                 figure = Figure(chip, side, card["color"], wide, **shared)
-                cells.append([figure, self._p(f"{t[side]} {card[side]}", 8)])
+                cells.append([figure, self.text(f"{t[side]} {card[side]}", 8)])
             legend = [(role_name(role, self.lang), self.context["zone_colors"][role]) for role, _ in chip.zones]
             bands = f"{t['false_colour']}: {' '.join(chip.bands)}" + (f" · {t['partial']}" if chip.partial else "")
-            cells[0] += [self._p(bands, 7, soft=True)]
-            cells[1] += [self._legend(legend)] if legend else []
+            cells[0] += [self.text(bands, 7, soft=True)]
+            cells[1] += [self.legend(legend)] if legend else []
         if overlay is not None:
             legend = [(t["overlay_caption"], card["color"])]
             legend += [(role_name(layer.role, self.lang), layer.color) for layer in overlay.layers]
-            below = [self._p(t["overlay"], 8), self._legend(legend)]
-            below += [] if overlay.layers else [self._p(t["overlay_none"], 7, soft=True)]
+            below = [self.text(t["overlay"], 8), self.legend(legend)]
+            below += [] if overlay.layers else [self.text(t["overlay_none"], 7, soft=True)]
             below += (
-                [self._p(t["overlay_hidden"].format(hidden=overlay.hidden), 7, soft=True)] if overlay.hidden else []
+                [self.text(t["overlay_hidden"].format(hidden=overlay.hidden), 7, soft=True)] if overlay.hidden else []
             )
             cells.append([Figure(overlay, "", card["color"], wide, **shared), *below])
         if cells:
@@ -290,21 +266,21 @@ class _Sheet:
             yield row
         if chip is None:
             why = "no_pixels_here" if self.context["has_pair"] else "no_pictures"
-            yield self._p(t[why] if card["lonlat"] else t["no_places"], 8.5, soft=True, after=3)
+            yield self.text(t[why] if card["lonlat"] else t["no_places"], 8.5, soft=True, after=3)
 
     def _numbers(self, card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         t, row = self.t, card["row"]
-        yield t["change"], f"{self._class(row['from_class'])} → {self._class(row['to_class'])}"
-        yield t["area"], self._area(row["area_m2"])
+        yield t["change"], f"{self.class_name(row['from_class'])} → {self.class_name(row['to_class'])}"
+        yield t["area"], self.area(row["area_m2"])
         if self.context["judged"]:
             yield t["zone"], role_name(str(row["zone_role"] or "—"), self.lang)
-            yield t["overlap"], self._area(row["overlap_m2"])
+            yield t["overlap"], self.area(row["overlap_m2"])
             if row["overlap_min_m2"] is not None:
                 least, most = (number_text(row[f"overlap_{end}_m2"], 0) for end in ("min", "max"))
                 yield t["overlap_range"], f"{least} – {most} m²"
             for key in _AREAS:
                 if row[f"{key}_m2"] is not None:
-                    yield t[key], self._area(row[f"{key}_m2"])
+                    yield t[key], self.area(row[f"{key}_m2"])
         yield t["confidence"], "—" if row["confidence"] is None else f"{number_text(row['confidence'] * 100, 0)} %"
         if card["lonlat"]:
             yield t["position"], "{:.6f}, {:.6f}".format(*card["lonlat"])
@@ -313,134 +289,23 @@ class _Sheet:
 
     def _provenance(self) -> Iterator[Any]:
         context, t = self.context, self.t
-        yield self._heading(t["provenance"])
-        yield self._p(t["run_json"], 8.5, soft=True)
+        yield self.heading(t["provenance"])
+        yield self.text(t["run_json"], 8.5, soft=True)
         run = context["run"]
         rows = [
             (str(entry["role"]), str(entry["name"]), str(entry.get("sha256") or entry.get("etag") or "—"))
             for entry in run["inputs"] or ()
         ]
         if rows:
-            yield self._hashes(rows)
+            yield self.hashes(rows)
         versions = " · ".join(f"{name} {version}" for name, version in (run["versions"] or {}).items())
-        yield self._p(f"{t['versions']}: {versions}", 7.5, soft=True, before=4)
+        yield self.text(f"{t['versions']}: {versions}", 7.5, soft=True, before=4)
         if run["content_sha256"]:
-            yield self._p(f"run.json content_sha256: {run['content_sha256']}", 7.5, soft=True)
-
-    def _hashes(self, rows: Iterable[tuple[str, str, str]]) -> Any:
-        cells = [
-            [self._p(label, 7.5, soft=True), self._p(name, 7.5), self._p(digest or "—", 6.5)]
-            for label, name, digest in rows
-        ]
-        # A SHA-256 fits one line.
-        return _ruled(Table(cells, colWidths=[34 * mm, 52 * mm, _WIDE - 86 * mm], hAlign="LEFT"))
-
-    def _pairs(self, rows: Iterable[tuple[str, str]], *, columns: int = 1, size: float = 9) -> Any:
-        """Return label and value side by side, in one or two columns."""
-        cells = [(self._p(label, size, soft=True), self._p(value, size)) for label, value in rows]
-        cells += [("", "")] * (-len(cells) % columns)
-        half = len(cells) // columns
-        lines = [[cell for column in range(columns) for cell in cells[line + column * half]] for line in range(half)]
-        label = 34 * mm
-        return _ruled(Table(lines, colWidths=[label, _WIDE / columns - label] * columns, hAlign="LEFT"))
-
-    def _table(
-        self, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], widths: tuple[float, ...], *, right: int
-    ) -> Any:
-        """Return a table whose head stands on every page; columns from `right` on hold numbers."""
-        cells = [[self._p(head, 8, soft=True, right=at >= right) for at, head in enumerate(heads)]]
-        cells += [[self._p(text, 8, right=at >= right) for at, text in enumerate(row)] for row in rows]
-        scale = _WIDE / sum(widths)
-        table = _ruled(LongTable(cells, colWidths=[width * scale for width in widths], repeatRows=1))
-        table.setStyle(TableStyle([("BACKGROUND", (0, 0), (-1, 0), _GROUND)]))
-        return table
-
-    def _legend(self, entries: Iterable[tuple[str, str]]) -> Any:
-        marks = [f'<font color="{color}">■</font> {escape(label)}' for label, color in entries]
-        return Paragraph("　".join(marks), self._style(7.5))
+            yield self.text(f"run.json content_sha256: {run['content_sha256']}", 7.5, soft=True)
 
     def _zone_legend(self) -> list[tuple[str, str]]:
         colors = self.context["zone_colors"]
         return [(role_name(role, self.lang), colors[role]) for role in self.context["zone_roles"]]
-
-    def _heading(self, text: str, size: float = 12) -> Any:
-        return self._p(text, size, bold=True, before=7, after=3, keep=True)
-
-    def _p(
-        self,
-        text: str,
-        size: float,
-        *,
-        bold: bool = False,
-        soft: bool = False,
-        right: bool = False,
-        before: float = 0,
-        after: float = 0,
-        keep: bool = False,
-        color: Any = None,
-    ) -> Any:
-        """Return a paragraph of plain text."""
-        style = self._style(size, bold=bold, before=before, after=after, keep=keep)
-        style.textColor = color or (_SOFT if soft else HexColor("#1c2430"))
-        style.alignment = TA_RIGHT if right else style.alignment
-        return Paragraph(escape(_CONTROL.sub("", text)).replace("\n", "<br/>"), style)
-
-    def _style(
-        self, size: float, *, bold: bool = False, before: float = 0, after: float = 0, keep: bool = False
-    ) -> Any:
-        return ParagraphStyle(
-            "text",
-            fontName=self.faces.bold if bold else self.faces.regular,
-            fontSize=size,
-            leading=size * 1.42,
-            spaceBefore=before,
-            spaceAfter=after,
-            keepWithNext=keep,
-            # Chinese breaks anywhere; English between words.
-            wordWrap="CJK" if self.lang == "zh" else None,
-            splitLongWords=1,
-        )
-
-    def _boxed(self, paragraph: Any, ground: Any, edge: Any) -> Any:
-        box = Table([[paragraph]], colWidths=[_WIDE])
-        box.setStyle(TableStyle([("BACKGROUND", (0, 0), (-1, -1), ground), ("LINEBEFORE", (0, 0), (0, -1), 3, edge),
-                                 *_PADDING]))  # fmt: skip
-        return box
-
-    def _area(self, square_metres: float | None) -> str:
-        if square_metres is None:
-            return "—"
-        return f"{number_text(square_metres, 0)} m² ({_mu(square_metres)} {self.t['mu']})"
-
-    def _class(self, name: object) -> str:
-        known = {entry.name: entry for entry in classes().values()}
-        entry = known.get(str(name))
-        if entry is None:
-            return str(name or "—")
-        return entry.zh if self.lang == "zh" else entry.name.replace("_", " ")
-
-
-_PADDING = [
-    ("LEFTPADDING", (0, 0), (-1, -1), 8),
-    ("TOPPADDING", (0, 0), (-1, -1), 4),
-    ("BOTTOMPADDING", (0, 0), (-1, -1), 6),
-]
-
-
-def _ruled(table: Any) -> Any:
-    table.setStyle(
-        TableStyle(
-            [
-                ("VALIGN", (0, 0), (-1, -1), "TOP"),
-                ("LINEBELOW", (0, 0), (-1, -1), 0.4, _LINE),
-                ("LEFTPADDING", (0, 0), (-1, -1), 3),
-                ("RIGHTPADDING", (0, 0), (-1, -1), 3),
-                ("TOPPADDING", (0, 0), (-1, -1), 1.5),
-                ("BOTTOMPADDING", (0, 0), (-1, -1), 2.5),
-            ]
-        )
-    )
-    return table
 
 
 def _joined(trace: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, str]]:
@@ -453,7 +318,3 @@ def _joined(trace: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, str]]
             yield label, "\n".join(lines)
     if short:
         yield "", " · ".join(short)
-
-
-def _mu(square_metres: float | None) -> str:
-    return "—" if square_metres is None else number_text(float(to_mu(square_metres)))

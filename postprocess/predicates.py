@@ -69,6 +69,17 @@ class _Judge:
     def area(self, a: Array, b: Array) -> Array:
         return measured(self.op(shapely.intersection, a, b), self.sheet.crs)
 
+    def within(self, parts: Array, windows: Array) -> Array:
+        """Return what of some parts of the grown changes lies in their outlines as drawn, grown or shrunk.
+
+        Without a tolerance these are one and the same: cutting along an edge twice would only move it, by some 1e-6 of
+        the area where coordinates are degrees.
+        """
+        return self.op(shapely.intersection, parts, windows) if self.tolerance else parts
+
+    def area_within(self, parts: Array, windows: Array) -> Array:
+        return measured(self.within(parts, windows), self.sheet.crs)
+
     def run(self, rows: Array) -> list[Evidence]:
         sheet = self.sheet
         self.rows = rows
@@ -77,8 +88,8 @@ class _Judge:
         if self.rule.when.baseline and BASELINE not in self.absent:
             basis = self.op(shapely.intersection, place, sheet.parcels(self.rule.when.baseline)[rows])
             blank = self.op(shapely.difference, place, sheet.surveyed()[rows])
-            uncovered = self.area(blank, sheet.patch[rows])
-        here = self.op(shapely.intersection, basis, sheet.patch[rows])
+            uncovered = self.area_within(blank, sheet.patch[rows])
+        here = self.within(basis, sheet.patch[rows])
         overlap = measured(here, sheet.crs)
         # What lies elsewhere is put aside before the dear steps.
         keep = np.flatnonzero((overlap > NOTHING_M2) | (uncovered > sheet.pack.threshold_m2(self.rule)))
@@ -138,7 +149,7 @@ class _Judge:
         # Each part is a difference of measured wholes, so overlap = exempt + permitted + net holds as measured.
         remaining = self._again(left, basis, overlap, patch)
         clear = self._again(net, left, remaining, patch)
-        low, high = self.area(basis, shrunk), self.area(basis, grown)
+        low, high = self.area_within(basis, shrunk), self.area_within(basis, grown)
         areas = {
             "overlap": overlap, "overlap_min": low, "overlap_max": high, "uncovered": uncovered,
             "exempt": overlap - remaining, "permitted": remaining - clear, "net": clear,
@@ -149,13 +160,13 @@ class _Judge:
             areas["farmland"] = overlap
             if self.rule.when.baseline != sheet.pack.farmland.groups:
                 farm = sheet.parcels(sheet.pack.farmland.groups)[rows]
-                areas["farmland"] = self.area(self.op(shapely.intersection, place, patch), farm)
+                areas["farmland"] = self.area(self.within(place, patch), farm)
         conformity = sheet.pack.conformity
         if conformity and sheet.plan.of(conformity):
             zone = sheet.zone(conformity)[rows]
             some = np.flatnonzero(~shapely.is_empty(zone))
             areas["conform"] = np.zeros(len(rows))
-            inside = self.area(self.op(shapely.intersection, net[some], patch[some]), zone[some])
+            inside = self.area(self.within(net[some], patch[some]), zone[some])
             areas["conform"][some] = np.minimum(inside, clear[some])
             areas["nonconform"] = clear - areas["conform"]
         return areas, reasons
@@ -177,7 +188,7 @@ class _Judge:
                 chosen = sheet.features(entry.at) if entry.at else sheet.parcels(entry.baseline)
                 taken = self.op(shapely.intersection, left, chosen[self.rows])
             some = np.flatnonzero(~shapely.is_empty(taken))
-            part = self.area(taken[some], patch[some])
+            part = self.area_within(taken[some], patch[some])
             left = self._less(left, taken)
             for k in some[part > NOTHING_M2]:
                 reasons[k] = reasons[k] or entry.reason
@@ -195,7 +206,7 @@ class _Judge:
         found = known.copy()
         some = np.flatnonzero([one is not other for one, other in zip(part, whole, strict=True)])
         if some.size:
-            found[some] = np.minimum(self.area(part[some], window[some]), known[some])
+            found[some] = np.minimum(self.area_within(part[some], window[some]), known[some])
         return found
 
     def _minus_permits(self, basis: Array, state: str) -> Array:

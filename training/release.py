@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tuban.errors import UsageError
-from tuban.models.export import export_bundle, read_run
+from tuban.models.export import export_bundle, export_landcover, read_run
 
 if TYPE_CHECKING:
     from tuban.models.bundle import Bundle
@@ -45,8 +45,13 @@ def release(run: Path, crossval: Path, out: Path, *, card: str) -> Bundle:
     facts = _card(card)
     measured = _read_json(crossval / "crossval.json" if crossval.is_dir() else crossval)
     trained = _read_json(run / "train.json")
+    task = facts.pop("task", "change")
     try:
         name, version = facts.pop("name"), str(facts.pop("version"))
+        if task == "landcover":
+            facts["metrics"] = measured["landcover_agreement"] | {"folds": len(measured["folds"])}
+            facts["training"] |= {"places": trained["places"], "seed": trained["settings"]["seed"]}
+            return export_landcover(run, out, name=name, version=version, facts=facts)
         facts["metrics"] = metrics(measured)
         facts["threshold"] = measured["threshold"]
         facts["calibration"] = {

@@ -39,6 +39,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSO
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides, key=value.", show_default=False)]
 
 
+_MIN_AREA = (
+    "Minimum mapping unit, m2: smaller polygons are flagged, or with below_min=merge joined to a neighbour. "
+    "Per class: mmu=cn."
+)
+_SIMPLIFY = (
+    "How far a border may move, metres; no polygon changes its area. Also: smooth=true, square_classes=[building]."
+)
+
+
 @app.callback(invoke_without_command=True)
 def common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is being done.")] = False,
@@ -170,8 +179,8 @@ def vectorize(
     raster: Annotated[Path, typer.Argument(help="Class raster.")],
     out: Annotated[Path, typer.Option("--out", help="File to write; the suffix names the format.")],
     overrides: Overrides = None,
-    min_area: Annotated[float | None, typer.Option(help="Flag polygons below this many square metres.")] = None,
-    simplify: Annotated[float | None, typer.Option(help="Tolerance of simplification, metres.")] = None,
+    min_area: Annotated[float | None, typer.Option(help=_MIN_AREA)] = None,
+    simplify: Annotated[float | None, typer.Option(help=_SIMPLIFY)] = None,
     as_json: Json = False,
 ) -> None:
     """Class raster -> valid, gap-free polygons."""
@@ -182,7 +191,14 @@ def vectorize(
     given = {"min_area_m2": min_area, "simplify_m": simplify}
     chosen = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     summary = work(raster, out, settings("vectorize", VectorizeSettings, chosen)).as_dict()
-    show(summary, [f"{key}: {value}" for key, value in summary.items()], as_json=as_json)
+    lines = [f"{summary['polygons']} polygons: {summary['path']}", f"below their minimum: {summary['below_min']}"]
+    lines += [f"merged {m['from']} -> {m['to']}: {m['polygons']}, {m['area_m2']:.0f} m2" for m in summary["merged"]]
+    if drift := summary["generalized"]:
+        lines.append(
+            f"largest drift of area: {drift['largest_class_drift']:.2%} of a class, "
+            f"{drift['largest_polygon_drift']:.2%} of a polygon; {drift['stepped']} keep pixel edges somewhere"
+        )
+    show(summary, lines, as_json=as_json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tuban.errors import MissingExtraError, ModelError, UsageError
-from tuban.inference.backends.interface import failed, finish, needed, one_line
+from tuban.inference.backends.interface import failed, finish, needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tuban.inference.backends.interface import Device, Feeds, Outputs, Precision
     from tuban.models.bundle import Bundle
-    from tuban.models.deploy import DeployedChange
+
 
 # What the torch backend is rebuilt with; the extra `train` brings it.
 PARTS = ("torch", "safetensors", "segmentation_models_pytorch", "timm")
@@ -70,7 +70,9 @@ class TorchBackend:
         self._bf16, self._compiled = precision == "bf16", compiled
         self._shapes: set[tuple[int, ...]] = set()
         # Channels last is the layout that the kernels of both devices work in.
-        module = _rebuild(bundle).to(self._device).to(memory_format=torch.channels_last).eval()
+        from tuban.models.rebuild import rebuild
+
+        module = rebuild(bundle).to(self._device).to(memory_format=torch.channels_last).eval()
         self._inputs, self._outputs = module.inputs, module.outputs
         self._module: Callable[..., Any] = self._compile(module) if compiled else module
         self.name = f"torch-{self._device.type}{'-bf16' * self._bf16}{'-compiled' * compiled}"
@@ -121,26 +123,3 @@ def _device(device: Device, *, cuda: bool) -> str:
     if device == "cuda" and not cuda:
         raise UsageError("device 'cuda': torch sees no CUDA device; install its driver and torch's CUDA build, or cpu")
     return device
-
-
-def _rebuild(bundle: Bundle) -> DeployedChange:
-    """Build the network of a bundle from its manifest and its safetensors; other weights than its own do not fit."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from tuban.models.deploy import DeployedChange
-    from tuban.models.network import ChangeNet, NetworkSpec
-
-    parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in bundle.network.items()}
-    spec = NetworkSpec(bands=bundle.bands, classes=bundle.classes, mean=bundle.mean, std=bundle.std, **parts)
-    network = ChangeNet(spec, imagenet=False)
-    slope, intercept = (bundle.calibration.get(key) for key in ("slope", "intercept"))
-    if not isinstance(slope, int | float) or not isinstance(intercept, int | float):
-        raise ModelError(f"{bundle.path} records no calibration slope and intercept; use --backend onnx")
-    try:
-        network.load_state_dict(load_file(bundle.weights_path))
-    except (SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"{bundle.weights_path} does not fit the network of this version ({one_line(error)}); use --backend onnx"
-        ) from error
-    return DeployedChange(network, float(slope), float(intercept))

@@ -213,6 +213,22 @@ def test_a_missing_extra_is_named(pair, bundle, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_a_cluster_that_is_not_there_is_said_at_once():
+    """In a process of its own: this one may be connected already."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    code = (
+        "from tuban.inference.cluster import ClusterError, connected\n"
+        "from tuban.inference.settings import InferenceSettings\n"
+        "try:\n"
+        "    with connected(InferenceSettings(cluster='127.0.0.1:1')): pass\n"
+        "except ClusterError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("the Ray cluster '127.0.0.1:1' cannot be reached (")
+    assert "ray start --head" in done.stdout
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("cores", "workers", "threads"),
     [([2], 2, 1), ([2], 1, 2), ([2], 5, 1), ([16, 16], 0, 4), ([2, 16], 0, 2), ([16, 16], 3, 8), ([], 2, 1)],

@@ -130,6 +130,10 @@ class Nodes:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", space], capture_output=True, check=False)
+        # What `ray start` leaves for `--address=auto`, wherever its other files stand.
+        current = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 (Ray's own name)
+        if current.is_file() and current.read_text(encoding="utf-8").startswith(IPS[0]):
+            current.unlink()
 
 
 @pytest.fixture(scope="module")
