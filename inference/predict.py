@@ -14,7 +14,7 @@ from tuban.errors import SceneError
 from tuban.inference.backends import available_cores
 from tuban.inference.backends.trial import needless, trial
 from tuban.inference.background import measure_background
-from tuban.inference.cluster import connected
+from tuban.inference.connection import connected
 from tuban.inference.journal import Journal, code_digest
 from tuban.inference.mosaic import write_mosaic
 from tuban.inference.reading import read_window

@@ -72,8 +72,7 @@ class _Judge:
     def within(self, parts: Array, windows: Array) -> Array:
         """Return what of some parts of the grown changes lies in their outlines as drawn, grown or shrunk.
 
-        Without a tolerance these are one and the same: cutting along an edge twice would only move it, by some 1e-6 of
-        the area where coordinates are degrees.
+        Without a tolerance these are one and the same: cutting again would only add vertices along the edges.
         """
         return self.op(shapely.intersection, parts, windows) if self.tolerance else parts
 

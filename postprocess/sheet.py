@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-# Features are clipped a little outside of what is looked at: an edge cut twice along the same line would move it, by some
-# 1e-6 of the area where coordinates are degrees.
-_MARGIN_M = 1.0
-
 
 @dataclass
 class Sheet:
@@ -107,8 +103,8 @@ class Sheet:
 
     def _reach(self, role: str) -> Array:
         """Return the changes grown as far as any rule looks for features of a role."""
-        reach = self.tolerance_m(tuple({layer.role for layer in self.plan.layers})) + _MARGIN_M
-        grown = self.moved(reach)
+        tolerance = self.tolerance_m(tuple({layer.role for layer in self.plan.layers}))
+        grown = self.moved(tolerance)
         further = np.zeros(self.n)
         for rule in self.rules:
             distances = [rule.when.strip_m] if role in rule.when.zones else []
@@ -120,7 +116,7 @@ class Sheet:
             grown = grown.copy()
             for distance in np.unique(further[further > 0]):
                 rows = np.flatnonzero(further == distance)
-                grown[rows] = moved_outline(self.patch[rows], self.crs, reach + float(distance))
+                grown[rows] = moved_outline(self.patch[rows], self.crs, tolerance + float(distance))
         return grown
 
     def _fields(self, role: str) -> tuple[str, ...]:

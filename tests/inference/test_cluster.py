@@ -24,7 +24,8 @@ from affine import Affine
 from tuban.data.pair import PairSettings, open_pair
 from tuban.errors import MissingExtraError, ModelError, ReadError
 from tuban.inference.change import predict_change
-from tuban.inference.cluster import ClusterError, connected, fitting
+from tuban.inference.cluster import ClusterError, fitting
+from tuban.inference.connection import connected
 from tuban.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ def test_a_cluster_that_is_not_there_is_said_at_once():
     """In a process of its own: this one may be connected already."""
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     code = (
-        "from tuban.inference.cluster import ClusterError, connected\n"
+        "from tuban.inference.cluster import ClusterError\n"
+        "from tuban.inference.connection import connected\n"
         "from tuban.inference.settings import InferenceSettings\n"
         "try:\n"
         "    with connected(InferenceSettings(cluster='127.0.0.1:1')): pass\n"
@@ -239,7 +241,7 @@ def test_workers_fit_on_their_nodes(cores, workers, threads):
 
 INTERRUPTED = """
 import sys, time
-from tuban.inference.cluster import connected
+from tuban.inference.connection import connected
 from tuban.inference.settings import InferenceSettings
 with connected(InferenceSettings(workers=1, threads=1)):
     import ray
