@@ -114,7 +114,7 @@ def make_bundle(folder: Path, model: Any, *, tile: int, halo: int, stride: int, 
     spec = BundleSpec(
         name="bench", version="1", task="landcover", bands=names, required_bands=names, gsd_m=(1, 30),
         mean=(0.5,) * bands, std=(0.25,) * bands, classes=CLASSES, tile=tile, halo=halo, stride=stride,
-        receptive_reach=reach,
+        receptive_reach=reach, threshold=0.5,
     )  # fmt: skip
     created = datetime(2026, 1, 1, tzinfo=UTC)
     write_mlm(spec, folder, architecture="benchmark", created=created, framework_version=torch.__version__)

@@ -50,7 +50,7 @@ class BundleSpec(BaseModel):
         stride: origins and sizes of what is fed are multiples of this many pixels.
         task: `change` (two dates in, change and land cover of both out) or `landcover` (one date).
         network: what the network is rebuilt with beside bands and classes (`tuban.models.network.NetworkSpec`).
-        threshold: calibrated probability from which a pixel counts as changed.
+        threshold: calibrated probability from which a pixel counts as changed; of no use to a land-cover bundle.
         calibration: how probabilities were calibrated, and on what.
         metrics: what was measured, and on what.
         training: data, licences and parameters of the training.
@@ -75,7 +75,7 @@ class BundleSpec(BaseModel):
     stride: Positive
     task: Literal["change", "landcover"] = "change"
     network: dict[str, JsonValue] = Field(default_factory=dict)
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    threshold: Annotated[float, Field(gt=0, lt=1)]
     calibration: dict[str, JsonValue] = Field(default_factory=dict)
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     training: dict[str, JsonValue] = Field(default_factory=dict)

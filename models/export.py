@@ -194,6 +194,7 @@ def export_landcover(run: Path, out: Path, *, name: str, version: str, facts: Ma
         mean=spec.mean,
         std=spec.std,
         classes=spec.classes,
+        threshold=0.5,
         tile=TILE,
         halo=-(-(facts.get("halo") or reach) // spec.stride) * spec.stride,
         stride=spec.stride,

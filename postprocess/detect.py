@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tuban.data.identity import identity
 from tuban.data.pair import Pair, open_pair
 from tuban.data.plan import Plan
-from tuban.errors import ModelError
+from tuban.errors import ModelError, UsageError
 from tuban.inference.change import ChangeRasters, predict_change
 from tuban.inference.clouds import CsMask
 from tuban.inference.predict import JOURNAL
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str, int, int], None]
 
 _log = logging.getLogger(__name__)
+LANGUAGES = ("zh", "en")
 
 
 def detect(
@@ -86,6 +87,7 @@ def detect(
         TubanError: whatever is wrong with inputs, model or output; nothing of the run is left under a final name.
     """
     settings = settings or DetectSettings()
+    require_language(lang)
     pack, zones = (load_pack(rules), Plan.load(plan, settings=settings.vector)) if plan is not None else (None, None)
     parameters = {"rules": rules, "lang": lang, "model": model, "settings": settings}
     manifest = Manifest("detect", parameters)
@@ -186,6 +188,7 @@ def check(
         TubanError: whatever is wrong with the inputs or the output.
     """
     settings = settings or VectorCheckSettings()
+    require_language(lang)
     pack, zones = load_pack(rules), Plan.load(plan, settings=settings.vector)
     manifest = Manifest("check", {"rules": rules, "lang": lang, "date": date, "settings": settings})
     source = open_changes(changes, layer, settings=settings.vector)
@@ -212,6 +215,16 @@ def check(
         with manifest.timed("report"):
             _report(work, manifest, zones, None, lang, settings)
         return _finish(manifest, work, Path(out))
+
+
+def require_language(lang: str) -> None:
+    """Refuse a language before any work is done for it.
+
+    Raises:
+        UsageError: not one of those the report is written in.
+    """
+    if lang not in LANGUAGES:
+        raise UsageError(f"--lang {lang} is none of {', '.join(LANGUAGES)}")
 
 
 def image_accuracy_m(pair: Pair) -> float:

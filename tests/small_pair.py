@@ -193,7 +193,9 @@ def findings(out: Path, layer: str = "findings") -> gpd.GeoDataFrame:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder with its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    # The journal of a run that failed is kept on purpose: the next one goes on with it.
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and ".tuban-resume" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def make_model(folder: Path) -> Path:

@@ -13,6 +13,7 @@ import typer
 import tuban
 from tuban.console import progress_bar, run, set_up_logging, show
 from tuban.errors import MissingExtraError, PartialError, TubanError, UsageError
+from tuban.rules_cli import rules_app
 
 app = typer.Typer(
     name="tuban",
@@ -25,7 +26,13 @@ models_app = typer.Typer(no_args_is_help=True, help="Model bundles.")
 data_app = typer.Typer(no_args_is_help=True, help="Public data sets.")
 plan_app = typer.Typer(no_args_is_help=True, help="Plans: boundary layers with roles.")
 audit_app = typer.Typer(no_args_is_help=True, help="Integrity of runs.")
-for name, group in (("models", models_app), ("data", data_app), ("plan", plan_app), ("audit", audit_app)):
+for name, group in (
+    ("models", models_app),
+    ("data", data_app),
+    ("plan", plan_app),
+    ("rules", rules_app),
+    ("audit", audit_app),
+):
     app.add_typer(group, name=name)
 
 Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
@@ -204,17 +211,44 @@ def vectorize(
 @app.command()
 def export(
     findings: Annotated[Path, typer.Argument(help="findings.gpkg, or the folder of a run.")],
-    fmt: Annotated[str, typer.Option("--format", help="gpkg, shp, gdb, geojson, geoparquet, kml, xlsx, html …")],
-    out: Annotated[Path, typer.Option("--out", help="File to write, or an existing folder.")],
+    fmt: Annotated[
+        str,
+        typer.Option("--format", help="gpkg, shp, gdb, geojson, geoparquet, flatgeobuf, kml, xlsx, html, pdf, postgis"),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", help="File, existing folder, or postgresql://USER@HOST/DATABASE?schema=tuban.")
+    ],
+    overrides: Overrides = None,
     profile: Annotated[str, typer.Option(help="Field table: neutral, cn-weipian, or a YAML file.")] = "neutral",
+    clip: Annotated[Path | None, typer.Option(help="Vector file: only what lies in its polygons.")] = None,
+    precision: Annotated[float, typer.Option(help="Snap outlines to a grid of this many metres.")] = 0.0,
+    geometry: Annotated[
+        bool, typer.Option("--geometry/--no-geometry", help="With outlines, coordinates and pictures.")
+    ] = True,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Open the run's images again for html and pdf.")
+    ] = True,
     lang: Lang = "zh",
     as_json: Json = False,
 ) -> None:
-    """Layers and ledger for inspectors."""
+    """Layers, ledger and report for inspectors."""
+    from tuban.configs.compose import settings
     from tuban.postprocess.export import export as work
+    from tuban.postprocess.report import ReportSettings
 
-    result = work(findings, fmt, out, lang=lang, profile=profile)
-    summary = {"path": result.path, "files": result.files, "rows": result.rows, "notes": result.notes}
+    result = work(
+        findings,
+        fmt,
+        out,
+        lang=lang,
+        profile=profile,
+        clip=clip,
+        precision_m=precision,
+        geometry=geometry,
+        pictures=pictures,
+        report=settings("report", ReportSettings, overrides or []),
+    )
+    summary = {"path": str(result.path), "files": result.files, "rows": result.rows, "notes": result.notes}
     show(summary, [f"{result.rows} findings: {result.path}", *result.notes], as_json=as_json)
 
 
@@ -343,19 +377,24 @@ def data_stats(name: str, folder: Path, as_json: Json = False) -> None:
 @plan_app.command("validate")
 def plan_validate(
     plan: Path,
+    overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="GeoPackage to write the problems into.")] = None,
+    table: Annotated[Path | None, typer.Option(help="CSV or XLSX table of the problems.")] = None,
+    lang: Lang = "zh",
     as_json: Json = False,
 ) -> None:
-    """Plan QA: CRS, geometry, codes, zones that conflict (多规合一)."""
+    """Plan QA: CRS, geometry, codes, areas, overlaps and gaps, zones that conflict (多规合一)."""
+    from tuban.configs.compose import settings
     from tuban.data.plan import Plan as PlanModel
-    from tuban.postprocess.layers import write_layers
-    from tuban.postprocess.plan_qa import validate_plan
+    from tuban.postprocess.plan_qa import PlanQASettings
+    from tuban.postprocess.plan_qa_files import write_plan_qa
 
-    quality = validate_plan(PlanModel.load(plan))
-    if out is not None:
-        write_layers(out, crs=quality.problems.crs, plan_qa=[quality.problems])
+    chosen = settings("plan_qa", PlanQASettings, overrides or [])
+    quality = write_plan_qa(PlanModel.load(plan), layer=out, table=table, settings=chosen, lang=lang)
     rows = [f"{row.severity} {row.layer} {row.feature}: {row.message}" for row in quality.problems.itertuples()]
-    show(quality.summary, [*rows, f"{quality.summary['total']} problems"], as_json=as_json)
+    total = quality.summary["total"]
+    closing = f"{total} problems" if len(rows) == total else f"{total} problems, the first {len(rows)} shown"
+    show(quality.summary, [*rows, closing], as_json=as_json)
 
 
 @audit_app.command("verify")

@@ -265,11 +265,6 @@ def test_tiny_overlap_is_downgraded_not_refused(tmp_path):
         assert any("registration not measured" in note for note in pair.notes)
 
 
-def test_shipped_settings_are_the_defaults():
-    text = files("tuban.configs").joinpath("pair.yaml").read_text(encoding="utf-8")
-    assert PairSettings.model_validate(yaml.safe_load(text)) == PairSettings()
-
-
 @pytest.mark.data
 def test_real_pairs(data_root):
     for folder, first, second in (
