@@ -102,7 +102,7 @@ def table(found: dict[str, Any]) -> str:
                 f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |"
             ),
             (
-                f"| … rasterio + torch window loop | {s['loop']:.1f} s: tuban is {s['loop'] / whole['wall']:.1f} × faster "
+                f"| … rasterio + torch loop | {s['loop']:.1f} s: tuban is {s['loop'] / whole['wall']:.1f} × faster "
                 f"| ≥ {LIMITS['loop']:g} × |"
             ),
         ]

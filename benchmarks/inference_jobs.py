@@ -109,7 +109,8 @@ def make_bundle(folder: Path, model: Any, *, tile: int, halo: int, stride: int, 
     folder.mkdir(parents=True, exist_ok=True)
     deployed = DeployedLandcover(model, (0.5,) * bands, (0.25,) * bands)
     export_onnx(deployed, folder / "model.onnx", bands=bands)
-    torch.jit.trace(deployed.eval(), torch.rand(1, bands, 512, 512)).save(str(folder / "model.pt"))
+    # For the peers: the same weights as they take them, logits out.
+    torch.jit.trace(model.eval(), torch.rand(1, bands, 512, 512)).save(str(folder / "model.pt"))
     names = ("B04", "B03", "B02")[:bands]
     spec = BundleSpec(
         name="bench", version="1", task="landcover", bands=names, required_bands=names, gsd_m=(1, 30),
@@ -220,7 +221,7 @@ def loop(bundle: str, scene: str, out: str) -> None:
             for col in range(0, dataset.width - step, step):
                 image = dataset.read(window=Window(col, row, tile, tile)).astype(np.float32) / 255
                 place = np.s_[row : row + image.shape[1], col : col + image.shape[2]]
-                total[:, *place] += model(torch.from_numpy(image)[None])[0][0].numpy()
+                total[:, *place] += model(torch.from_numpy(image)[None])[0].softmax(0).numpy()
                 count[place] += 1
         classes = (total / count).argmax(0).astype(np.uint8)
         profile = dataset.profile | {"count": 1, "dtype": "uint8"}
@@ -231,21 +232,10 @@ def loop(bundle: str, scene: str, out: str) -> None:
 
 def geo(bundle: str, scene: str, out: str) -> None:
     """Run NRCan's geo-inference on the same weights."""
-    import torch
     from geo_inference.geo_inference import GeoInference
 
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = torch.jit.load(str(Path(bundle) / "model.pt"))
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return self.model(image)[0]
-
     Path(out).mkdir(exist_ok=True)
-    scripted = Path(out) / "model.pt"
-    torch.jit.trace(Logits().eval(), torch.rand(1, 3, 512, 512)).save(str(scripted))
-    run = GeoInference(model=str(scripted), work_dir=out, device="cpu", num_classes=len(CLASSES))
+    run = GeoInference(model=str(Path(bundle) / "model.pt"), work_dir=out, device="cpu", num_classes=len(CLASSES))
     run(inference_input=scene, bands_requested=["1", "2", "3"], patch_size=1024, workers=2)
     report()
 

@@ -40,7 +40,9 @@ Plan = Annotated[Path | None, typer.Option(help="plan.yaml, GeoPackage, File GDB
 Rules = Annotated[str, typer.Option(help="Rule pack: a name, or the path of a YAML file.")]
 Model = Annotated[str | None, typer.Option(help="Bundle: a name, or a folder. Default: the installed one that fits.")]
 Lang = Annotated[str, typer.Option(help="Language of report and styles: zh or en.")]
-Backend = Annotated[str | None, typer.Option(help="auto (the fastest installed, measured), onnx, openvino or torch.")]
+Backend = Annotated[
+    str | None, typer.Option(help="auto (the fastest of those installed, measured), onnx, openvino or torch.")
+]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Leave out what cannot be read; exit code 3.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides, key=value.", show_default=False)]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import pickle
-from importlib.resources import files
 
 import numpy as np
 import pytest
 import rasterio
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.transform import Affine
