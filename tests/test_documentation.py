@@ -40,7 +40,12 @@ def test_every_command_is_described_with_its_options_and_an_example(words):
 
 
 def test_the_page_names_no_option_that_does_not_exist():
-    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    known = {
+        option
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
     said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", CLI))
     assert said - known - NOT_SAID == set()
 
@@ -53,7 +58,9 @@ def test_examples_of_the_documents_name_commands_and_options_that_exist():
                 words = line.partition("#")[0].split()
                 found = next((COMMANDS[key] for key in (tuple(words[:2]), tuple(words[:1])) if key in COMMANDS), None)
                 assert found is not None, f"{page.name}: tuban {line}"
-                known = {option for parameter in found.params for option in parameter.opts}
+                known = {
+                    option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)
+                }
                 if words[0] != "train":  # Hydra's own options
                     assert {word for word in words if word.startswith("--")} <= known | NOT_SAID, f"{page.name}: {line}"
 
