@@ -9,8 +9,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
@@ -18,6 +17,7 @@ from rasterio.windows import Window
 
 from tuban.data.crosswalk import crosswalk
 from tuban.data.pair import open_pair
+from tuban.data.place import IGNORE, Place
 from tuban.errors import SceneError
 
 if TYPE_CHECKING:
@@ -25,40 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-IGNORE = 255
-
-
-@dataclass(frozen=True, slots=True)
-class City:
-    """One place with its labels, on the grid of its BEFORE image.
-
-    Attributes:
-        name: folder name; splits are made by it.
-        before: `(bands, h, w)` float32 reflectance, NaN where invalid.
-        after: the same, registered and radiometrically normalised to `before`.
-        change: `(h, w)` uint8, 0 or 1, 255 unknown; all 255 for an unlabelled place.
-        landcover_before: `(h, w)` uint8, index into the class list, 255 unknown.
-        landcover_after: the same for the second date.
-        weight_before: `(h, w)` uint8, confidence of the weak label, 0–255.
-        weight_after: the same for the second date.
-        summary: what `Pair` measured.
-    """
-
-    name: str
-    before: NDArray[np.float32]
-    after: NDArray[np.float32]
-    change: NDArray[np.uint8]
-    landcover_before: NDArray[np.uint8]
-    landcover_after: NDArray[np.uint8]
-    weight_before: NDArray[np.uint8]
-    weight_after: NDArray[np.uint8]
-    summary: dict[str, Any]
-
-    @property
-    def labelled(self) -> bool:
-        """Whether change labels exist here."""
-        return bool((self.change != IGNORE).any())
 
 
 def city_folders(root: Path) -> Iterator[Path]:
@@ -75,7 +41,7 @@ def city_folders(root: Path) -> Iterator[Path]:
     yield from folders
 
 
-def load_city(folder: Path, bands: Sequence[str], classes: Sequence[int]) -> City:
+def load_city(folder: Path, bands: Sequence[str], classes: Sequence[int]) -> Place:
     """Read one city whole; OSCD's places are about a megapixel, so this stays small.
 
     Args:
@@ -104,7 +70,19 @@ def load_city(folder: Path, bands: Sequence[str], classes: Sequence[int]) -> Cit
     weak = [folder / f"{date}_dynamicworld.tif" for date in ("before", "after")]
     cover_before, cover_after = (unified[_labels(path, 1, offset, shape, 0)] for path in weak)
     weight_before, weight_after = (_labels(path, 2, offset, shape, 0) for path in weak)
-    return City(folder.name, before, after, change, cover_before, cover_after, weight_before, weight_after, summary)
+    return Place(
+        folder.name,
+        before,
+        after,
+        change,
+        cover_before,
+        cover_after,
+        weight_before,
+        weight_after,
+        summary,
+        dataset="oscd",
+        gsd_m=10.0,
+    )
 
 
 def _labels(path: Path, band: int, offset: tuple[int, int], shape: tuple[int, int], fill: int) -> NDArray[np.uint8]:

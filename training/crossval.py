@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import minimize
 
-from tuban.data.oscd import IGNORE
+from tuban.data.place import IGNORE
 from tuban.errors import UsageError
 from tuban.training.accuracy import BINS, Histogram, best_threshold, bootstrap, objects, pool
 

@@ -11,8 +11,9 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from tuban.data.oscd import IGNORE, city_folders
+from tuban.data.oscd import city_folders
 from tuban.data.pair import open_pair
+from tuban.data.place import IGNORE
 from tuban.errors import SceneError
 from tuban.inference.change import predict_change
 from tuban.inference.units import rescale

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's standard alias)
 
-from tuban.data.oscd import IGNORE
+from tuban.data.place import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor

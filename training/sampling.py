@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tuban.data.oscd import IGNORE, City
+from tuban.data.place import IGNORE, Place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ class CropDataset(Dataset[Sample]):
     `(crop, crop)` (255 unknown), `landcover_*` int64 `(crop, crop)` (255 unknown) and `weight_*` float32 0–1.
     """
 
-    def __init__(self, cities: Sequence[City], settings: DataSettings, length: int, seed: int) -> None:
+    def __init__(self, cities: Sequence[Place], settings: DataSettings, length: int, seed: int) -> None:
         """Index the changed pixels of every city."""
         self.cities = list(cities)
         self.settings = settings
@@ -66,7 +66,7 @@ class CropDataset(Dataset[Sample]):
         row, column = _origin(rng, city.before.shape[1:], size, points)
         return self._cut(city, row, column, size, factor, int(rng.integers(2**31)))
 
-    def _cut(self, city: City, row: int, column: int, size: int, factor: int, seed: int) -> Sample:
+    def _cut(self, city: Place, row: int, column: int, size: int, factor: int, seed: int) -> Sample:
         window = (slice(row, row + size), slice(column, column + size))
         before, after = (_coarser(image[:, *window], factor) for image in (city.before, city.after))
         change = _coarser_label(city.change[window], factor)

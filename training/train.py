@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from tuban.data.oscd import City, city_folders, load_city
+from tuban.data.oscd import city_folders, load_city
 from tuban.errors import UsageError
 from tuban.models.network import ChangeNet, NetworkSpec
 from tuban.training.module import ChangeModule
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tuban.data.place import Place
     from tuban.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 
 
-def load_places(settings: TrainSettings) -> tuple[list[City], list[City]]:
+def load_places(settings: TrainSettings) -> tuple[list[Place], list[Place]]:
     """Return the cities to train on and those held out, by name.
 
     Raises:
@@ -51,7 +52,7 @@ def load_places(settings: TrainSettings) -> tuple[list[City], list[City]]:
     return [read[name] for name in training], [read[name] for name in settings.data.holdout]
 
 
-def statistics(cities: Sequence[City]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(cities: Sequence[Place]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per band over the valid pixels of both dates, a million samples at most."""
     rng = np.random.default_rng(0)
     samples = []
@@ -64,7 +65,7 @@ def statistics(cities: Sequence[City]) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(round(float(v), 6) for v in values.mean(axis=1)), tuple(round(float(v), 6) for v in values.std(axis=1))
 
 
-def fit(settings: TrainSettings, cities: Sequence[City]) -> ChangeNet:
+def fit(settings: TrainSettings, cities: Sequence[Place]) -> ChangeNet:
     """Train on `cities` and return the averaged network in evaluation mode; writes nothing but the TensorBoard log."""
     L.seed_everything(settings.seed, workers=True, verbose=False)
     torch.set_num_threads(settings.threads)
@@ -134,7 +135,7 @@ def save_weights(network: ChangeNet, folder: Path) -> None:
 
 
 @torch.inference_mode()
-def predict(network: ChangeNet, city: City) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predict(network: ChangeNet, city: Place) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return change logits float32 and the land-cover index uint8 of both dates, all `(h, w)`, of a small city."""
     height, width = city.change.shape
     stride = network.spec.stride
@@ -147,7 +148,7 @@ def predict(network: ChangeNet, city: City) -> tuple[np.ndarray, np.ndarray, np.
     return logits.change[0].float().numpy()[inside], first, second
 
 
-def save_prediction(network: ChangeNet, city: City, folder: Path) -> None:
+def save_prediction(network: ChangeNet, city: Place, folder: Path) -> None:
     """Write `<city>.npz` with logits, labels and the difference baseline, for `tuban.training.crossval`."""
     change, first, second = predict(network, city)
     std = np.asarray(network.spec.std, dtype=np.float32).reshape(-1, 1, 1)

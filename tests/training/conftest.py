@@ -8,14 +8,14 @@ import pytest
 import rasterio
 from affine import Affine
 
-from tuban.data.oscd import IGNORE, City
+from tuban.data.place import IGNORE, Place
 from tuban.training.settings import SENTINEL2
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def make_city(name: str = "here", height: int = 96, width: int = 80, *, seed: int = 0, labelled: bool = True) -> City:
+def make_city(name: str = "here", height: int = 96, width: int = 80, *, seed: int = 0, labelled: bool = True) -> Place:
     rng = np.random.default_rng(seed)
     before = rng.uniform(0.05, 0.3, (4, height, width)).astype(np.float32)
     after = before + rng.normal(0, 0.005, before.shape).astype(np.float32)
@@ -28,11 +28,11 @@ def make_city(name: str = "here", height: int = 96, width: int = 80, *, seed: in
         change[:] = IGNORE
     cover = rng.integers(0, 3, (2, height, width)).astype(np.uint8)
     weight = np.full((2, height, width), 200, dtype=np.uint8)
-    return City(name, before, after, change, cover[0], cover[1], weight[0], weight[1], {})
+    return Place(name, before, after, change, cover[0], cover[1], weight[0], weight[1], {})
 
 
 @pytest.fixture
-def city() -> City:
+def city() -> Place:
     return make_city()
 
 

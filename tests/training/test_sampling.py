@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tuban.data.oscd import IGNORE
+from tuban.data.place import IGNORE
 from tuban.training.sampling import CropDataset
 from tuban.training.settings import DataSettings
 
