@@ -13,13 +13,8 @@ UV     := $(LOCK)/bin/uv pip compile --universal --generate-hashes --no-header -
 demo: $(VENV)/.demo  ## the whole job on the built-in pair, offline
 	$(BIN)/tuban demo --out $(OUT)
 
-# Four processes: in a single one something closes the file that pytest captures into before the Hydra tests run
-# (not found yet). Each group passes by itself.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q tests/data tests/inference tests/models
-	$(BIN)/python -m pytest -q tests/postprocess
-	$(BIN)/python -m pytest -q data models training inference postprocess
-	$(BIN)/python -m pytest -q tests/configs tests/training tests/test_*.py
+	$(BIN)/python -m pytest -q
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

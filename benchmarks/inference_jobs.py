@@ -49,24 +49,26 @@ class Files:
             stored = file.read(indices, window=window)
             seen = stored[0] != 0
             valid = seen if valid is None else valid & seen
-            images[name] = stored.astype(np.float32) * self._scale
+            images[name] = np.multiply(stored, self._scale, dtype=np.float32)
         return SimpleNamespace(valid=valid, **images)
 
 
 class Nothing:
-    """A scene of any size that costs no disk: a ramp made on the fly."""
+    """A scene of any size that costs neither disk nor time: a pattern that is repeated."""
 
     crs, transform = rasterio.CRS.from_epsg(32650), GRID["transform"]
+    _PERIOD = 512
 
     def __init__(self, size: int) -> None:
         """Of `size` pixels a side."""
         self.height = self.width = size
+        side = np.arange(5 * self._PERIOD, dtype=np.float32) % self._PERIOD
+        self._pattern = np.repeat((side[:, None] * side % 255 / 255)[None], 3, axis=0)
 
     def read(self, window: Any, names: Sequence[str]) -> SimpleNamespace:
-        """Return a ramp, valid everywhere."""
-        rows = np.arange(window.row_off, window.row_off + window.height, dtype=np.float32)[:, None] % 997
-        cols = np.arange(window.col_off, window.col_off + window.width, dtype=np.float32)[None] % 991
-        image = np.repeat(((rows * cols) % 255 / 255)[None], len(names), axis=0)
+        """Return the pattern, valid everywhere; at most four periods a side."""
+        top, left = window.row_off % self._PERIOD, window.col_off % self._PERIOD
+        image = self._pattern[: len(names), top : top + window.height, left : left + window.width]
         return SimpleNamespace(image=image, valid=np.ones(image.shape[1:], np.bool_))
 
 
@@ -87,7 +89,7 @@ def write(path: Path, size: int, bands: int, low: int, high: int, dtype: str, se
     rng = np.random.default_rng(seed)
     profile = {
         "driver": "GTiff", "dtype": dtype, "count": bands, "height": size, "width": size, "nodata": 0, **GRID,
-        "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "interleave": "pixel",
+        "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "zlevel": 1, "interleave": "pixel",
     }  # fmt: skip
     with rasterio.open(path, "w", **profile) as dataset:
         for _, window in dataset.block_windows(1):
@@ -126,7 +128,7 @@ def make_unet(folder: str) -> None:
     import segmentation_models_pytorch as smp
     import torch
 
-    from tuban.models.encoder import load_imagenet
+    from tuban.models.initialise import load_imagenet
 
     torch.manual_seed(0)
     model = smp.Unet("tu-tf_efficientnet_lite0", encoder_weights=None, in_channels=3, classes=len(CLASSES)).eval()
@@ -228,6 +230,21 @@ def loop(bundle: str, scene: str, out: str) -> None:
     with rasterio.open(out, "w", **profile) as target:
         target.write(classes, 1)
     report()
+
+
+def halos(bundle: str, scene: str) -> None:
+    """Measure what smaller halos cost, and name the least that is good enough."""
+    from tuban.inference.backends import open_backend
+    from tuban.inference.products import LandcoverProduct
+    from tuban.inference.seams import least_halo, measure_seams
+    from tuban.models.bundle import resolve
+
+    model = resolve(bundle)
+    tried = [halo for halo in (32, 64, 96, 128, 192, 256) if halo < model.reach]
+    found = measure_seams(
+        Files(1 / 255, image=Path(scene)), model, open_backend("onnx", model), LandcoverProduct(model), tried
+    )
+    report(shares={seam.halo: seam.share for seam in found}, least=least_halo(found, reach=model.reach))
 
 
 def geo(bundle: str, scene: str, out: str) -> None:
@@ -353,7 +370,7 @@ def small_pair(bundle: str, pair: str, out: str) -> None:
     journal.Journal.add = add  # type: ignore[method-assign]
     folder = Path(pair)
     files = Files(1e-4, before=folder / "before.tif", after=folder / "after.tif")
-    _, result = _whole(bundle, files, out, tile=400, backend="onnx")
+    _, result = _whole(bundle, files, out, tile=288, backend="onnx")
     report(made=made, parts=result.details["windows_run"] + result.details["windows_skipped"])
 
 

@@ -1,29 +1,30 @@
-"""`tuban data list|verify|stats`: what is known, whether a folder is intact, and what is in it."""
+"""`tuban data list` and `verify`: what is known about data sets, and whether a folder is intact."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import warnings
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
-from tuban.data.dataset import ITEM, Dataset, Role, datasets
-from tuban.errors import SceneError
+from tuban.data.dataset import datasets
+from tuban.data.layout import BAND
+from tuban.data.pictures import UNKNOWN, open_file, values_in
+from tuban.data.splits import authors_split
+from tuban.errors import SceneError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from numpy.typing import NDArray
+    import rasterio
+
+    from tuban.data.dataset import DatasetFolder
+    from tuban.data.layout import Item, Role
 
 STRIP_PIXELS = 4_000_000
 """Pixels of one band that are held in memory at a time."""
@@ -41,13 +42,25 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found: `ok` when there are items and no fault."""
+    """What `verify` found: `ok` when there are items and no fault.
+
+    Attributes:
+        dataset: id.
+        layout: which of the data set's layouts the folder has.
+        folder: its path.
+        items: number of items.
+        files: number of files that belong to them.
+        faults: what is wrong.
+        notes: what is worth knowing and no fault: files that belong to no item, a layout that could not be checked.
+    """
 
     dataset: str
+    layout: str
     folder: str
     items: int
     files: int
     faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -64,169 +77,128 @@ def catalogue() -> list[dict[str, Any]]:
     return [known.model_dump(mode="json") for known in datasets()]
 
 
-def verify(known: Dataset, folder: str | Path) -> Verification:
+def verify(folder: DatasetFolder) -> Verification:
     """Check every file of a data set.
 
-    Present, readable to the last pixel, right bands, equal sizes, known label values, dates in order.
-
-    Args:
-        known: the data set.
-        folder: its folder.
-
-    Raises:
-        SceneError: the folder does not exist.
+    Present, readable to the last pixel, right bands, equal sizes, georeferenced, known label values and colours,
+    dates in order, lists of the split present.
     """
-    folder = _existing(folder)
-    items, faults, count = known.items(folder), [], 0
+    items, layout = folder.items(), folder.layout
+    faults: list[Fault] = []
     if not items:
-        first = known.roles[0].path.replace(ITEM, "NAME")
-        faults.append(Fault("", "", f"no item found in {folder}", f"expected files such as {first}"))
+        expected = ", ".join(role.path for role in layout.roles if role.required)
+        faults.append(Fault("", "", f"no item found in {folder.path}", f"expected files such as {expected}"))
     for item in items:
-        present = [role for role in known.roles if _path(folder, role, item).is_file()]
-        count += len(present)
         faults += [
-            Fault(item, role.role, "file is missing", f"restore {_path(folder, role, item)}")
-            for role in known.roles
-            if role.required and role not in present
+            Fault(item.name, role.role, "file is missing", f"restore {_expected(folder, role, item)}")
+            for role in layout.roles
+            if role.required and role.role not in item.files
         ]
-        for role in present:
-            faults += _file_faults(known, role, item, folder)
-        if known.dates:
-            faults += _date_faults(item, folder / known.dates.replace(ITEM, item))
-    return Verification(known.id, str(folder), len(items), count, tuple(faults))
+        for role in layout.roles:
+            faults += _role_faults(folder, role, item)
+        if folder.layout.dates:
+            faults += _date_faults(item.name, folder.path / folder.layout.dates.format(**item.fields))
+    faults += _split_faults(folder)
+    files = {path for item in items for paths in item.files.values() for path in paths.values()}
+    return Verification(
+        folder.dataset.id, layout.id, str(folder.path), len(items), len(files), tuple(faults), _notes(folder, files)
+    )
 
 
-def stats(known: Dataset, folder: str | Path) -> dict[str, Any]:
-    """Return what is in a data set's folder, JSON-ready.
-
-    For each item its size, dates and bounds (longitude and latitude, where georeferenced); for each role with values
-    how many pixels have which value, over all items, and the share of each.
-
-    Raises:
-        SceneError: the folder does not exist, or a file cannot be read.
-    """
-    folder = _existing(folder)
-    items: list[dict[str, Any]] = []
-    counts: dict[str, Counter[int]] = {role.role: Counter() for role in known.roles if role.values}
-    for item in known.items(folder):
-        entry: dict[str, Any] = {"item": item, "roles": []}
-        for role in known.roles:
-            path = _path(folder, role, item)
-            if not path.is_file():
-                continue
-            entry["roles"].append(role.role)
-            with _open(path) as source:
-                if "pixels" not in entry:
-                    entry |= {"height": source.height, "width": source.width, "pixels": source.height * source.width}
-                    entry["bounds"] = _lonlat(source) if known.georeferenced else None
-                if role.values:
-                    counts[role.role] += _histogram(source)
-        entry["dates"] = _dates(folder / known.dates.replace(ITEM, item)) if known.dates else None
-        items.append(entry)
-    return {
-        "dataset": known.id,
-        "folder": str(folder),
-        "items": items,
-        "pixels": sum(entry.get("pixels", 0) for entry in items),
-        "labels": {name: _balance(known.role(name), histogram) for name, histogram in counts.items()},
-    }
-
-
-def _existing(folder: str | Path) -> Path:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SceneError(f"{folder} is no folder; give the folder of the data set")
-    return folder
-
-
-def _path(folder: Path, role: Role, item: str) -> Path:
-    return folder / role.path.replace(ITEM, item)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[rasterio.DatasetReader]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # crops without a place are expected here
-            source = rasterio.open(path)
-        with source:
-            yield source
-    except RasterioError as error:
-        raise SceneError(f"cannot read {path}: {error}; restore the file") from error
-
-
-def _strips(source: rasterio.DatasetReader) -> Iterator[NDArray[np.generic]]:
-    """Yield band 1 .. n in strips of whole rows, each (bands, rows, width)."""
-    rows = max(1, STRIP_PIXELS // (source.width * source.count))
-    for top in range(0, source.height, rows):
-        yield source.read(window=Window(0, top, source.width, min(rows, source.height - top)))
-
-
-def _histogram(source: rasterio.DatasetReader) -> Counter[int]:
-    counts: Counter[int] = Counter()
-    for strip in _strips(source):
-        values, numbers = np.unique(strip[0], return_counts=True)
-        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    return counts
-
-
-def _file_faults(known: Dataset, role: Role, item: str, folder: Path) -> list[Fault]:
-    path, problems = _path(folder, role, item), []
-    try:
-        with _open(path) as source:
-            if source.count != role.bands:
-                problems.append((f"{source.count} bands instead of {role.bands}", "restore the original file"))
-            if set(source.dtypes) != {role.dtype}:
-                problems.append((f"stored as {source.dtypes[0]} instead of {role.dtype}", "restore the original file"))
-            if known.georeferenced and source.crs is None:
-                problems.append(("no CRS", "restore the file with its georeference"))
-            problems += _grid_problems(known, role, item, folder, source)
-            seen = _histogram(source)  # also reads every pixel, so a truncated file is noticed
-            strange = sorted(set(seen) - set(role.values)) if role.values else []
-            if strange:
-                accepted = ", ".join(map(str, role.values or ()))
-                problems.append((f"values {strange[:5]} in band 1, accepted are {accepted}", "restore the label file"))
-    except SceneError as error:
-        problems.append((str(error), "restore the original file"))
-    return [Fault(item, role.role, problem, remedy) for problem, remedy in problems]
-
-
-def _grid_problems(
-    known: Dataset, role: Role, item: str, folder: Path, source: rasterio.DatasetReader
-) -> list[tuple[str, str]]:
-    if role.same_size_as is None:
-        return []
-    other = _path(folder, known.role(role.same_size_as), item)
-    if not other.is_file():
-        return []  # reported as missing
-    try:
-        with _open(other) as reference:
-            size, expected = (source.width, source.height), (reference.width, reference.height)
-            if size != expected:
-                return [
-                    (
-                        f"{size[0]}x{size[1]} pixels, {role.same_size_as} has {expected[0]}x{expected[1]}",
-                        "restore both files",
-                    )
-                ]
-            if known.georeferenced and not source.transform.almost_equals(reference.transform, 1e-9):
-                return [(f"not on the grid of {role.same_size_as}", "restore both files")]
-    except SceneError:
-        return []  # reported for that file
-    return []
-
-
-def _dates(path: Path) -> dict[str, str] | None:
+def read_dates(path: Path) -> dict[str, str] | None:
+    """Return the dates `before` and `after` of a JSON file, as they stand there; None where there is no file."""
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     return {name: content[name] for name in ("before", "after") if name in content}
 
 
+def strips(source: rasterio.DatasetReader) -> Iterator[Window]:
+    """Yield windows of whole rows that cover an image, each small enough to be held."""
+    rows = max(1, STRIP_PIXELS // (source.width * source.count))
+    for top in range(0, source.height, rows):
+        yield Window(0, top, source.width, min(rows, source.height - top))
+
+
+def histogram(source: rasterio.DatasetReader, role: Role) -> Counter[int]:
+    """Return how many pixels of a label have which value, `UNKNOWN` for colours that name none."""
+    counts: Counter[int] = Counter()
+    for window in strips(source):
+        values, numbers = np.unique(values_in(source, role, window), return_counts=True)
+        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+    return counts
+
+
+def _expected(folder: DatasetFolder, role: Role, item: Item) -> Path:
+    return folder.path / role.path.format(**item.fields, **{BAND: "*"})
+
+
+def _role_faults(folder: DatasetFolder, role: Role, item: Item) -> Iterator[Fault]:
+    files = item.files.get(role.role, {})
+    if "" not in files and files:
+        for band in folder.bands:
+            if band not in files:
+                path = folder.path / role.path.format(**item.fields, **{BAND: band})
+                yield Fault(item.name, role.role, f"band {band} is missing", f"restore {path}")
+    for path in files.values():
+        try:
+            with open_file(path) as source:
+                for problem, remedy in _file_problems(folder, role, item, source):
+                    yield Fault(item.name, role.role, f"{path.name}: {problem}", remedy)
+        except SceneError as error:
+            yield Fault(item.name, role.role, str(error), "restore the original file")
+
+
+def _file_problems(
+    folder: DatasetFolder, role: Role, item: Item, source: rasterio.DatasetReader
+) -> Iterator[tuple[str, str]]:
+    restore = "restore the original file"
+    bands = role.bands or (len(folder.bands) if role.is_image and f"{{{BAND}}}" not in role.path else None)
+    if bands is not None and source.count != bands:
+        yield f"{source.count} bands instead of {bands}", restore
+    if role.dtype is not None and set(source.dtypes) != {role.dtype}:
+        yield f"stored as {source.dtypes[0]} instead of {role.dtype}", restore
+    if role.is_image and folder.georeferenced and source.crs is None:
+        yield "no CRS", "restore the file with its georeference"
+    yield from _grid_problems(folder, role, item, source)
+    if role.is_image:
+        for window in strips(source):
+            source.read(window=window)  # a truncated file is noticed here
+        return
+    seen = histogram(source, role)
+    if seen.pop(UNKNOWN, 0):
+        yield "colours that are not described", f"describe them; known are {', '.join(role.colors or {})}"
+    strange = sorted(set(seen) - set(role.values)) if role.values else []
+    if strange:
+        accepted = ", ".join(map(str, role.values or ()))
+        yield f"values {strange[:5]} in band 1, accepted are {accepted}", "restore the label file"
+
+
+def _grid_problems(
+    folder: DatasetFolder, role: Role, item: Item, source: rasterio.DatasetReader
+) -> Iterator[tuple[str, str]]:
+    reference = folder.layout.reference(role)
+    if reference is None and role.role == "after" and not folder.georeferenced:
+        reference = folder.layout.first
+    other = item.file(reference.role) if reference else None
+    if reference is None or other is None:  # reported as missing
+        return
+    try:
+        with open_file(other) as first:
+            size, expected = (source.width, source.height), (first.width, first.height)
+            if size != expected:
+                sizes = f"{size[0]}x{size[1]} pixels, {reference.role} has {expected[0]}x{expected[1]}"
+                yield sizes, "restore both files"
+            elif source.crs and first.crs and not source.transform.almost_equals(first.transform, 1e-9):
+                yield f"not on the grid of {reference.role}", "restore both files"
+    except SceneError:
+        return  # reported for that file
+
+
 def _date_faults(item: str, path: Path) -> list[Fault]:
     remedy = f'write {{"before": "YYYY-MM-DD", "after": "YYYY-MM-DD"}} to {path}'
     try:
-        found = _dates(path)
+        found = read_dates(path)
         if found is None or len(found) < 2:
             return [Fault(item, "dates", "no dates", remedy)]
         before, after = (dt.date.fromisoformat(found[name]) for name in ("before", "after"))
@@ -237,16 +209,27 @@ def _date_faults(item: str, path: Path) -> list[Fault]:
     return []
 
 
-def _lonlat(source: rasterio.DatasetReader) -> list[float] | None:
-    if source.crs is None:
-        return None
-    return [round(value, 6) for value in transform_bounds(source.crs, "EPSG:4326", *source.bounds)]
+def _split_faults(folder: DatasetFolder) -> list[Fault]:
+    if folder.layout.split is None:
+        return []
+    try:
+        authors_split(folder)
+    except (SceneError, UsageError) as error:
+        return [Fault("", "split", str(error), "restore the lists of the split")]
+    return []
 
 
-def _balance(role: Role, counts: Counter[int]) -> dict[str, dict[str, float]]:
-    total = sum(counts.values())
-    names = role.values or {}
-    return {
-        names.get(value, str(value)): {"pixels": number, "share": round(number / total, 6)}
-        for value, number in sorted(counts.items())
-    }
+def _notes(folder: DatasetFolder, files: set[Path]) -> tuple[str, ...]:
+    notes = []
+    suffixes = {path.suffix.lower() for path in files}
+    strays = sorted(
+        path.relative_to(folder.path).as_posix()
+        for path in folder.path.rglob("*")
+        if path.suffix.lower() in suffixes and path not in files and not path.name.startswith(".")
+    )
+    if strays:
+        more = f" and {len(strays) - 5} more" if len(strays) > 5 else ""
+        notes.append(f"{len(strays)} images belong to no item: {', '.join(strays[:5])}{more}")
+    if not folder.layout.sure:
+        notes.append(f"the layout {folder.layout.id} of {folder.dataset.id} was not checked against its authors' files")
+    return tuple(notes)

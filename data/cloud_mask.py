@@ -151,9 +151,7 @@ class CloudMask:
             return
         if (right - left) * (bottom - top) > MAX_SOURCE_PX and max(grid.height, grid.width) > 1:
             for part in halves(grid):
-                rows = slice(part.row_off, part.row_off + part.height)
-                cols = slice(part.col_off, part.col_off + part.width)
-                self._fill(grid.window(part), codes[rows, cols])
+                self._fill(grid.window(part), codes[part.toslices()])
             return
         window = Window(left, top, right - left, bottom - top)
         reproject(

@@ -1,91 +1,89 @@
-"""What is known about the public data sets: one file each under `configs/datasets/`."""
+"""What is known about data sets: one YAML each under `configs/datasets/`, and those that users write themselves."""
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tuban.data.layout import Item, Layout
 from tuban.errors import SceneError, UsageError
 
-ITEM = "{item}"
+OWN = "dataset.yaml"
+"""Name of the file that describes the folder in which it lies."""
 
 
-class Role(BaseModel):
-    """One file that every item of a data set has.
+class Dataset(BaseModel):
+    """A data set: where it comes from, under which licence, and how its folder is laid out.
+
+    The keys of one layout may stand beside the others instead of under `layouts`.
 
     Attributes:
-        role: its name: before, after, change, landcover, image …
-        path: relative to the data set's folder, with `{item}` once or more.
-        bands: band count.
-        dtype: of the stored values.
-        same_size_as: another role whose pixels lie on the same grid.
-        required: False where some items lack it.
-        values: what each value of band 1 means; no other may occur.
+        id: short name.
+        bands: names of the images' bands in file order, canonical (`B04`) or others.
+        gsd_m: pixel size in metres; that of a georeferenced image is measured.
+        georeferenced: whether the images carry coordinates; pairs that do are matched as for `tuban detect`.
+        folders: names by which its folder is recognised, in small letters.
+        layouts: the ways in which its files lie; the first is the authors'.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    role: str
-    path: str = Field(pattern=r"\{item\}")
-    bands: int = Field(gt=0)
-    dtype: str
-    same_size_as: str | None = None
-    required: bool = True
-    values: dict[int, str] | None = None
-
-
-class Dataset(BaseModel):
-    """A public data set: where it comes from, under which licence, and how its folder is laid out."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     id: str
-    title: str
-    citation: str
-    licence: str
-    sensor: str
-    gsd_m: float | None = None
-    bands: tuple[str, ...]
-    georeferenced: bool
-    dates: str | None = None
-    folders: tuple[str, ...] = Field(min_length=1)
-    notes: str
-    roles: tuple[Role, ...] = Field(min_length=1)
+    title: str = ""
+    citation: str = ""
+    licence: str = ""
+    sensor: str = ""
+    gsd_m: float | None = Field(None, gt=0)
+    bands: tuple[str, ...] = Field(min_length=1)
+    georeferenced: bool = False
+    folders: tuple[str, ...] = ()
+    notes: str = ""
+    layouts: tuple[Layout, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _roles_exist(self) -> Dataset:
-        known = {role.role for role in self.roles}
-        for role in self.roles:
-            if role.same_size_as is not None and role.same_size_as not in known:
-                raise ValueError(f"{self.id}: {role.role} names the unknown role {role.same_size_as!r}; use {known}")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _single_layout(cls, raw: Any) -> Any:
+        own = set(Layout.model_fields) - set(cls.model_fields)
+        if not isinstance(raw, dict) or not own & raw.keys():
+            return raw
+        if "layouts" in raw:
+            raise ValueError(f"give {', '.join(sorted(own & raw.keys()))} under `layouts`, or leave `layouts` out")
+        rest = {key: value for key, value in raw.items() if key not in own}
+        return {**rest, "layouts": [{key: value for key, value in raw.items() if key in own}]}
 
-    def role(self, name: str) -> Role:
-        """Return the role of that name; KeyError where there is none."""
-        for role in self.roles:
-            if role.role == name:
-                return role
-        raise KeyError(name)
 
-    def items(self, folder: Path) -> list[str]:
-        """Return the names of the items in `folder`, sorted.
+@dataclass(frozen=True, slots=True)
+class DatasetFolder:
+    """A folder, the data set that lies in it, and the layout in which it does."""
 
-        An item counts when any of its files is there, so that one whose first image was lost is still noticed.
+    path: Path
+    dataset: Dataset
+    layout: Layout
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the images' bands, in file order."""
+        return self.layout.bands or self.dataset.bands
+
+    @property
+    def georeferenced(self) -> bool:
+        """Whether the images carry coordinates."""
+        own = self.layout.georeferenced
+        return self.dataset.georeferenced if own is None else own
+
+    def items(self) -> list[Item]:
+        """Return the items of the folder, sorted by name.
+
+        Raises:
+            SceneError: two items have one name.
         """
-        found: set[str] = set()
-        for role in self.roles:
-            head, *rest = (re.escape(part) for part in role.path.split(ITEM))
-            pattern = re.compile(head + "(?P<item>[^/]+)" + "(?P=item)".join(rest))
-            for path in folder.glob(role.path.replace(ITEM, "*")):
-                match = pattern.fullmatch(path.relative_to(folder).as_posix())
-                if match:
-                    found.add(match["item"])
-        return sorted(found)
+        return self.layout.items(self.path)
 
 
 @cache
@@ -99,39 +97,73 @@ def datasets() -> tuple[Dataset, ...]:
 def dataset(name: str) -> Dataset:
     """Return the data set called `name`.
 
+    Args:
+        name: an id, or the path of a YAML file.
+
     Raises:
-        UsageError: none is called that.
+        UsageError: none is called that, or the file does not describe one.
 
     Example:
         >>> dataset("oscd").gsd_m
         10.0
     """
+    if name.endswith((".yaml", ".yml")):
+        return read_dataset(Path(name))
     for known in datasets():
         if known.id == name:
             return known
-    raise UsageError(f"unknown data set {name!r}; use one of: {', '.join(known.id for known in datasets())}")
+    raise UsageError(
+        f"unknown data set {name!r}; use one of: {', '.join(known.id for known in datasets())}; or a YAML file"
+    )
 
 
-def recognise(folder: str | Path, name: str | None = None) -> list[tuple[Dataset, Path]]:
-    """Return the data sets that lie in `folder`: the folder itself, or those of its subfolders that are one.
+def read_dataset(path: Path) -> Dataset:
+    """Read a description that a user wrote.
+
+    Raises:
+        UsageError: it cannot be read, or does not describe a data set; the message names the place in it.
+    """
+    try:
+        return Dataset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{path}: {place}: {first['msg']}; docs/datasets.md has a complete example") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        detail = " ".join(str(error).split())
+        raise UsageError(f"{path}: cannot be read as YAML: {detail}; docs/datasets.md has an example") from error
+
+
+def open_folder(folder: str | Path, name: str | None = None) -> DatasetFolder:
+    """Return the data set that lies in `folder`.
 
     Args:
-        folder: a data set's folder, or a folder of such folders.
-        name: the data set's id, where the folder is called something else.
+        folder: of one data set.
+        name: the data set's id or YAML file; by default the folder's own `dataset.yaml`, else the data set whose
+            folder is called like it, else the only one whose files lie like those here.
 
     Raises:
         SceneError: the folder does not exist, or is not recognised.
-        UsageError: `name` is unknown.
+        UsageError: `name` is unknown, or the YAML does not describe a data set.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SceneError(f"{folder} is no folder; give the folder of a data set")
-    if name is not None:
-        return [(dataset(name), folder)]
-    candidates = [folder.resolve(), *sorted(path for path in folder.resolve().iterdir() if path.is_dir())]
-    for group in (candidates[:1], candidates[1:]):
-        found = [(known, path) for path in group for known in datasets() if path.name in known.folders]
-        if found:
-            return found
-    names = ", ".join(folder_name for known in datasets() for folder_name in known.folders)
-    raise SceneError(f"{folder} is not recognised by its name; known are {names}; or name the data set")
+    path = Path(folder)
+    if not path.is_dir():
+        raise SceneError(f"{path} is no folder; give the folder of a data set")
+    known = dataset(name) if name is not None else _recognised(path)
+    return DatasetFolder(path, known, max(known.layouts, key=lambda layout: layout.fit(path)))
+
+
+def _recognised(path: Path) -> Dataset:
+    if (path / OWN).is_file():
+        return read_dataset(path / OWN)
+    called = path.resolve().name.casefold()
+    for known in datasets():
+        if called in known.folders:
+            return known
+    alike = [known for known in datasets() if any(layout.fit(path) for layout in known.layouts)]
+    if len(alike) == 1:
+        return alike[0]
+    remedy = f"name the data set (`tuban data list`), or describe the folder in {path / OWN} (docs/datasets.md)"
+    if alike:
+        raise SceneError(f"{path} may be {', '.join(known.id for known in alike)}; {remedy}")
+    raise SceneError(f"{path} is not recognised, by its name or by its files; {remedy}")

@@ -50,6 +50,7 @@ class Description:
     sensor: str
     radiometry: Literal["reflectance", "dn"]
     float_without_scale: bool
+    eight_bit: bool
     notes: tuple[str, ...]
     mask: MaskRef | None
 
@@ -102,6 +103,7 @@ def describe(
         sensor=words[0] if words else (key or ""),
         radiometry="reflectance" if scaled or floating else "dn",
         float_without_scale=floating and not scaled,
+        eight_bit=dtypes == {"uint8"},
         notes=tuple(notes),
         mask=mask,
     )

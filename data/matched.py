@@ -16,7 +16,6 @@ from tuban.errors import ReadError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from numpy.typing import NDArray
     from rasterio.crs import CRS
@@ -122,7 +121,7 @@ class Pair:
             resampling=self.resampling,
             density=kernel_density(self.after, self.grid),
         )
-        valid = valid & also & self._inside(window, grid)
+        valid = valid & also & self.inside(window)
         causes = self.hidden(grid)
         causes[:, ~valid] = 0
         unseen = np.asarray(causes.any(axis=0))
@@ -162,6 +161,16 @@ class Pair:
                 layer[:] = mask.read_on_grid(grid, spacing=spacing, shift=shift)
         return causes
 
+    def inside(self, window: Window) -> Mask:
+        """Return which pixels of a window lie in the overlap and in the area of interest, bool `(height, width)`."""
+        grid = self.grid.window(window)
+        rows = np.arange(grid.height) + int(window.row_off)
+        cols = np.arange(grid.width) + int(window.col_off)
+        inside: Mask = ((rows >= 0) & (rows < self.height))[:, None] & ((cols >= 0) & (cols < self.width))[None]
+        if self.aoi is not None:
+            inside &= geometry_mask([self.aoi], (grid.height, grid.width), grid.transform, invert=True)
+        return inside
+
     def summary(self) -> dict[str, object]:
         """Return the JSON-ready record for run.json."""
         return {
@@ -199,9 +208,7 @@ class Pair:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _normalised(self, after: FloatImage, names: Sequence[str]) -> FloatImage:
@@ -224,15 +231,6 @@ class Pair:
             "after": after,
             "sampled": self.sampled.summary() if before or after else None,
         }
-
-    def _inside(self, window: Window, grid: Grid) -> Mask:
-        """Pixels of the window that lie in the overlap and in the area of interest."""
-        rows = np.arange(grid.height) + int(window.row_off)
-        cols = np.arange(grid.width) + int(window.col_off)
-        inside: Mask = ((rows >= 0) & (rows < self.height))[:, None] & ((cols >= 0) & (cols < self.width))[None]
-        if self.aoi is not None:
-            inside &= geometry_mask([self.aoi], (grid.height, grid.width), grid.transform, invert=True)
-        return inside
 
 
 def _scene_summary(scene: Scene) -> dict[str, object]:

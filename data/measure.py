@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 
 class Dates(Protocol):
-    """A window of a pair; what clouds hide is not valid, so that it takes part in no measurement."""
+    """A window of a pair, as measurements and pictures need it; what clouds hide is not valid."""
 
     @property
     def before(self) -> NDArray[np.float32]:
-        """Values `(bands, height, width)` of the first date."""
+        """First date, float32 `(bands, height, width)`."""
 
     @property
     def after(self) -> NDArray[np.float32]:
-        """Values of the second date."""
+        """Second date, float32 `(bands, height, width)`."""
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Pixels `(height, width)` that hold a value at both dates."""
+        """Where both dates hold a value, bool `(height, width)`."""
 
 
 # Visible and near infrared: the sharpest bands of the sensors that have bands of several resolutions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -66,18 +67,12 @@ def open_pair(
         UsageError: a date given is not a date.
     """
     settings = settings or PairSettings()
-    first = Scene.open(before, date=date_before, settings=settings.scene)
-    try:
-        second = Scene.open(after, date=date_after, settings=settings.scene)
-    except BaseException:
-        first.close()
-        raise
-    try:
-        return _matched(first, second, aoi, settings, clouds)
-    except BaseException:
-        first.close()
-        second.close()
-        raise
+    with ExitStack() as opened:  # closes what is open where a later step fails
+        first = opened.enter_context(Scene.open(before, date=date_before, settings=settings.scene))
+        second = opened.enter_context(Scene.open(after, date=date_after, settings=settings.scene))
+        pair = _matched(first, second, aoi, settings, clouds)
+        opened.pop_all()
+    return pair
 
 
 def _matched(
@@ -114,11 +109,11 @@ def _matched(
     remote = settings.scene.remote
     masks, said = choose_masks(before, after, grid, settings.clouds, remote=remote, predict=clouds)
     pair = replace(pair, masks=masks, notes=(*pair.notes, *said))
-    try:
-        return _judged(_measured(_masked(pair), names, settings))
-    except BaseException:
-        pair.close()
-        raise
+    with ExitStack() as opened:
+        opened.callback(pair.close)
+        pair = _judged(_measured(_masked(pair), names, settings))
+        opened.pop_all()
+    return pair
 
 
 def _masked(pair: Pair) -> Pair:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import datetime as dt
     import os
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
     from rasterio.crs import CRS
     from rasterio.transform import Affine
@@ -73,6 +72,7 @@ class Scene:
         gsd_m: side of a pixel on the ground in metres, at the centre.
         notes: what was guessed or degraded.
         mask: its cloud mask, where one was found; not opened yet.
+        eight_bit: whether what is stored are 8-bit numbers.
     """
 
     path: str
@@ -91,6 +91,7 @@ class Scene:
     source: Source = field(repr=False, compare=False)
     nodata_in_all: bool = False
     mask: MaskRef | None = None
+    eight_bit: bool = False
 
     @classmethod
     def open(
@@ -113,21 +114,19 @@ class Scene:
         """
         settings = settings or SceneSettings()
         text = str(path)
-        with _without_secrets():
+        with _without_secrets(), ExitStack() as opened:
             item = read_item(text, settings.remote) if is_item(text) else None
             source = Source(text, settings.remote, target=item.source if item else None)
-            try:
-                grid, known = source.read(
-                    lambda dataset: (
-                        _georeferenced(source.name, dataset, settings),
-                        describe(text, dataset, item=item, date=date, remote=settings.remote),
-                    )
+            opened.callback(source.close)
+            grid, known = source.read(
+                lambda dataset: (
+                    _georeferenced(source.name, dataset, settings),
+                    describe(text, dataset, item=item, date=date, remote=settings.remote),
                 )
-                scene = cls._of(source, grid, known)
-                return _checked(scene, settings, guess_units=known.float_without_scale)
-            except BaseException:
-                source.close()
-                raise
+            )
+            scene = _checked(cls._of(source, grid, known), settings, guess_units=known.float_without_scale)
+            opened.pop_all()  # it stays open only where the scene can be used
+        return scene
 
     @classmethod
     def _of(cls, source: Source, grid: Grid, known: Description) -> Scene:
@@ -136,7 +135,7 @@ class Scene:
             crs=grid.crs, transform=grid.transform, height=grid.height, width=grid.width,
             bands=known.bands, nodata=known.nodata, nodata_in_all=known.nodata_in_all, date=known.date,
             date_source=known.date_source, sensor=known.sensor, radiometry=known.radiometry,
-            gsd_m=grid.pixel_size_m(), notes=known.notes, mask=known.mask,
+            gsd_m=grid.pixel_size_m(), notes=known.notes, mask=known.mask, eight_bit=known.eight_bit,
         )  # fmt: skip
 
     @property
@@ -202,9 +201,7 @@ class Scene:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _stored(self, part: Window, indexes: list[int]) -> tuple[NDArray[Any], Mask]:

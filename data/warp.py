@@ -76,9 +76,8 @@ def _fill(
         return
     if (right - left) * (bottom - top) > MAX_SOURCE_PX and max(grid.height, grid.width) > 1:
         for part in halves(grid):
-            rows = slice(part.row_off, part.row_off + part.height)
-            cols = slice(part.col_off, part.col_off + part.width)
-            _fill(scene, grid.window(part), names, values[:, rows, cols], valid[rows, cols], resampling, density)
+            where = part.toslices()
+            _fill(scene, grid.window(part), names, values[(..., *where)], valid[where], resampling, density)
         return
     window = Window(left, top, right - left, bottom - top)
     have = [name for name in names if name in scene.names]

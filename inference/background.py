@@ -9,11 +9,12 @@ spread over the pair, so it cannot make seams and does not grow with the scene.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tuban.inference.engine import stream
 from tuban.inference.reading import read_window
 from tuban.inference.windows import plan_windows
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tuban.inference.backends import Backend, Feeds, Outputs
-    from tuban.inference.reading import PixelReader
+    from tuban.inference.reading import Loaded, PixelReader
     from tuban.models.bundle import Bundle
 
 _WINDOWS = 16
@@ -82,22 +83,28 @@ def measure_background(
         return {}
     intercept = float(str(bundle.calibration["intercept"]))
     side = -(-_SIDE // bundle.stride) * bundle.stride
-    plan = plan_windows(pair.height, pair.width, tile=side, halo=0, stride=bundle.stride)
+    plan = plan_windows(pair.height, pair.width, tile=side, halo=0, stride=bundle.stride, oblong=False)
     count = plan.rows * plan.cols
     spread = np.unique(np.linspace(0, count - 1, min(count, _WINDOWS)).round().astype(int)).tolist()
-    scores: list[NDArray[np.float32]] = []
     others = (index for index in range(count) if index not in spread)
-    # Where every window of the sample is nodata, the first one that is not decides: no pair goes on uncalibrated.
-    for index in chain(spread, others):
-        if scores and index not in spread:
-            break
-        loaded = read_window(pair, bundle, plan, plan.window(int(index)), keep_going=keep_going)
+
+    def read(index: int) -> Loaded:
+        return read_window(pair, bundle, plan, plan.window(index), keep_going=keep_going)
+
+    def run(loaded: Loaded) -> NDArray[np.float32] | None:
         if not loaded.images:
-            continue
+            return None
         feeds = {name: image[None] for name, image in loaded.images.items()}
         change = backend.run(feeds, ["change"])["change"][0]
         height, width = loaded.valid.shape
-        scores.append(_logit(change[:height, :width][loaded.valid]))
+        return _logit(change[:height, :width][loaded.valid])
+
+    # The reader decodes blocks for longer than the network looks at a quarter of one.
+    made = stream(spread, read=read, run=run, finish=lambda score: score, depth=1)
+    scores = [score for score in made if score is not None]
+    if not scores:
+        # Where every window of the sample is nodata, the first one that is not decides: no pair goes on uncalibrated.
+        scores = list(islice((score for index in others if (score := run(read(index))) is not None), 1))
     if not scores:
         return {}
     values = np.concatenate(scores)

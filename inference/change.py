@@ -1,4 +1,4 @@
-"""Predicts change and land cover for a pair of any size: pair + bundle in, four COGs out."""
+"""Predicts change and land cover for a pair of any size: pair + bundle in, COGs out."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ChangeRasters:
     Attributes:
         change: COG, 0 unchanged, 1 changed, 255 nodata.
         probability: COG, probability × 254, 255 nodata.
-        landcover_before: COG, unified classes, 0 nodata.
-        landcover_after: COG, unified classes, 0 nodata.
         valid_px: pixels valid at both dates.
         nodata_px: the others.
         backend: what ran the network.
         seconds: wall time.
+        landcover_before: COG, unified classes, 0 nodata; None where the bundle tells no land cover.
+        landcover_after: the same of the later date.
         unseen_px: pixels with data at both dates that a cloud mask hides.
         damage: blocks that could not be read.
         notes: what was degraded or left out.
@@ -42,12 +42,12 @@ class ChangeRasters:
 
     change: Path
     probability: Path
-    landcover_before: Path
-    landcover_after: Path
     valid_px: int
     nodata_px: int
     backend: str
     seconds: float
+    landcover_before: Path | None = None
+    landcover_after: Path | None = None
     unseen_px: int = 0
     damage: tuple[Damage, ...] = ()
     notes: tuple[str, ...] = ()

@@ -177,16 +177,13 @@ class Journal:
 def _store(path: Path, data: bytes) -> None:
     """Write aside, flush to the disk, rename: a file under its name is whole, even after a power cut."""
     aside = path.with_name(f".{path.name}.tmp")
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(aside.unlink, missing_ok=True)  # after the renaming there is nothing left to remove
         with aside.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
     if hasattr(os, "O_DIRECTORY"):
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

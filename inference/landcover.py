@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tuban.inference.predict import Predicted, predict
 from tuban.inference.products import LandcoverProduct
+from tuban.inference.units import BYTE
 
 if TYPE_CHECKING:
     import os
@@ -40,10 +41,12 @@ class SceneReader:
     Attributes:
         scene: what is read.
         clouds: its cloud mask, or None.
+        gain: multiplies what the scene holds; the model's units may be others.
     """
 
     scene: Scene
     clouds: CloudMask | None = None
+    gain: float = 1.0
 
     @property
     def height(self) -> int:
@@ -73,6 +76,8 @@ class SceneReader:
             ReadError: the scene is damaged there.
         """
         image, valid = self.scene.read(window, names)
+        if self.gain != 1.0:
+            image *= np.float32(self.gain)
         hidden = np.zeros(valid.shape, np.bool_)
         if self.clouds is not None:
             grid = self.scene.grid
@@ -92,8 +97,11 @@ def predict_landcover(
 ) -> Predicted:
     """Write `landcover.tif` (unified classes, 0 nodata) and `confidence.tif` (probability × 254, 255 nodata).
 
-    Args and errors are those of `tuban.inference.predict.predict`.
+    8-bit numbers are divided by 255 for a bundle that was made for them. Args and errors are those of
+    `tuban.inference.predict.predict`.
     """
+    if bundle.units == "byte" and source.scene.radiometry == "dn" and source.scene.eight_bit:
+        source = replace(source, gain=BYTE)
     return predict(
         source,
         bundle,

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
@@ -25,6 +26,7 @@ except ImportError:  # pragma: no cover
     CPLE_BaseError = RasterioError
 
 from tuban.errors import OutputError
+from tuban.inference.settings import block_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +42,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COG_BLOCK = 512
+# Of DEFLATE: a third of the time of GDAL's 6 is saved, files are a fifth larger.
+_LEVEL = 4
+# Every pixel passes once: no more of GDAL's block cache than a row of blocks needs, so that memory stays that of the
+# network however large the scene.
+_CACHE_MB = 32
 # GDAL's own errors surface either through rasterio's classes or, from copies, as bare CPLE_* errors.
 WRITE_FAILURES = (OSError, RasterioError, CPLE_BaseError)
 
@@ -67,7 +74,7 @@ def write_mosaic(
         tally: what was counted over all parts.
         crs: CRS of the grid.
         transform: affine transform of the grid.
-        threads: threads that compress; the bytes do not depend on it.
+        threads: rasters made at the same time, and threads that compress; the bytes do not depend on it.
 
     Returns:
         The path of each raster by name.
@@ -82,21 +89,27 @@ def write_mosaic(
             f"{first.col}; nothing was kept: run again and report this"
         )
     with contextlib.ExitStack() as stack:
-        ready = {}
+        final = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=".tuban-partial-", dir=folder))
             stack.callback(shutil.rmtree, partial, ignore_errors=True)
+            stack.enter_context(block_cache(_CACHE_MB))
+            pool = stack.enter_context(ThreadPoolExecutor(min(threads, len(specs)), thread_name_prefix="tuban-cog"))
+            share = max(1, threads // len(specs))
+            ready = {}
             for band, spec in enumerate(specs, start=1):
-                final = folder / f"{spec.name}.tif"
                 vrt = partial / f"{spec.name}.vrt"
+                counts = tally.values[spec.name]
                 with vrt.open("w", encoding="utf-8") as stream:
-                    stream.writelines(_vrt(plan, batch, parts, spec, band, tally.values[spec.name], crs, transform))
-                ready[final] = _to_cog(vrt, spec, tally.values[spec.name], threads)
+                    stream.writelines(_vrt(plan, batch, parts, spec, band, counts, crs, transform))
+                ready[folder / f"{spec.name}.tif"] = pool.submit(_to_cog, vrt, spec, counts, share)
+            for final, cog in ready.items():  # noqa: B007 (names the file in the error)
+                cog.result()
             for final, cog in ready.items():
-                cog.replace(final)
+                cog.result().replace(final)
         except WRITE_FAILURES as error:
-            raise _output_error(folder / f"{spec.name}.tif", error) from error
+            raise _output_error(final, error) from error
     return {spec.name: folder / f"{spec.name}.tif" for spec in specs}
 
 
@@ -175,6 +188,7 @@ def _to_cog(vrt: Path, spec: RasterSpec, counts: Sequence[int], threads: int) ->
         driver="COG",
         BLOCKSIZE=COG_BLOCK,
         COMPRESS="DEFLATE",
+        LEVEL=_LEVEL,
         OVERVIEW_RESAMPLING=spec.resampling,
         BIGTIFF="IF_SAFER",
         NUM_THREADS=threads,

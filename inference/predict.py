@@ -8,16 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rasterio
-
 from tuban.errors import SceneError
 from tuban.inference.backends import available_cores
-from tuban.inference.backends.trial import needless, trial
 from tuban.inference.background import measure_background
+from tuban.inference.choice import choose
 from tuban.inference.connection import connected
 from tuban.inference.journal import Journal, code_digest
 from tuban.inference.mosaic import write_mosaic
-from tuban.inference.reading import read_window
 from tuban.inference.recipe import Recipe
 from tuban.inference.settings import InferenceSettings
 from tuban.inference.windows import plan_windows
@@ -127,7 +124,7 @@ def predict(
     folder = Path(out_dir) / JOURNAL if resume is None else Path(resume)
     with (
         Journal(folder, key) as journal,
-        rasterio.Env(GDAL_CACHEMAX=settings.cache_mb),
+        settings.reading(),
         connected(settings) as cluster,
     ):
         for line in journal.notes:
@@ -205,7 +202,7 @@ def _decided(
         journal.decide(threads=settings.threads or (cluster.threads if cluster else available_cores()))
     threads = settings.threads or facts["threads"]
     if "backend" not in facts:
-        journal.decide(**_choice(source, bundle, product, plan, settings, threads))
+        journal.decide(**choose(source, bundle, product, plan, settings, threads))
     recipe = Recipe(facts["backend"], settings, threads)
     backend = recipe.open(bundle)
     if "background" not in facts:
@@ -213,47 +210,6 @@ def _decided(
         journal.decide(background=measure_background(backend, source, bundle, keep_going=settings.keep_going))
     background = facts["background"]
     return (recipe, backend) if not background else recipe.relative(backend, background["shift"])
-
-
-def _choice(
-    source: PixelReader,
-    bundle: Bundle,
-    product: Product,
-    plan: WindowPlan,
-    settings: InferenceSettings,
-    threads: int,
-) -> dict[str, Any]:
-    """Return the backend to take, and for `auto` what was measured to choose it."""
-    if settings.backend != "auto":
-        return {"backend": settings.backend}
-    if settings.precision != "f32" or settings.compile:
-        # What only one backend can do is no choice between them.
-        return {"backend": "torch" if settings.compile else "openvino"}
-    rows, cols = plan.input_shape
-    pixels = len(plan) * rows * cols
-    if reason := needless(pixels):
-        return {"backend": "onnx", "trial": {"notes": [reason]}}
-    loaded = (
-        read_window(source, bundle, plan, plan.window(index), inputs=product.inputs, keep_going=True)
-        for index in _spread(len(plan))
-    )
-    sample = next((one.images for one in loaded if one.images), None)
-    if sample is None:
-        return {"backend": "onnx", "trial": {"notes": ["no window with a valid pixel was found for a trial"]}}
-    result = trial(
-        bundle,
-        {name: image[None] for name, image in sample.items()},
-        product.wanted,
-        pixels=pixels,
-        threads=threads,
-        device=settings.device,
-    )
-    return {"backend": result.choice, "trial": result.details()}
-
-
-def _spread(count: int) -> list[int]:
-    """Return a few positions spread over 0 … count - 1, the middle first."""
-    return list(dict.fromkeys(int(share * (count - 1)) for share in (0.5, 0.25, 0.75, 0.125, 0.875, 0.375, 0.625)))
 
 
 def _damage_notes(tally: Tally) -> list[str]:
@@ -266,6 +222,10 @@ def _damage_notes(tally: Tally) -> list[str]:
             f"{first.col}: {first.reason}"
         )
     ]
+
+
+def _reach(bundle: Bundle) -> int | None:
+    return None if bundle.receptive_reach is None else bundle.reach
 
 
 def _details(
@@ -288,6 +248,6 @@ def _details(
         "damage": [block._asdict() for block in tally.damage[:_NAMED_DAMAGE]],
         "damaged_blocks": len(tally.damage),
         "plan": asdict(plan),
-        "seams": {"halo": plan.halo, "reach": bundle.reach, "exact": plan.halo >= bundle.reach},
+        "seams": {"halo": plan.halo, "reach": _reach(bundle), "exact": bundle.exact(plan.halo)},
         "settings": settings.deciding(),
     }

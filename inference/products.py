@@ -83,37 +83,41 @@ def blank(specs: tuple[RasterSpec, ...], shape: tuple[int, int]) -> dict[str, ND
 
 @dataclass(frozen=True)
 class ChangeProduct:
-    """Change, its probability, and land cover of both dates."""
+    """Change, its probability, and land cover of both dates where the bundle tells it."""
 
     bundle: Bundle
     inputs: tuple[str, ...] = ("before", "after")
-    wanted: tuple[str, ...] = ("change", "landcover_before_class", "landcover_after_class")
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """The land covers the bundle tells; none of a bundle without classes."""
+        return ("landcover_before", "landcover_after") if self.bundle.classes else ()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """See `Product.wanted`."""
+        return ("change", *(f"{name}_class" for name in self.covers))
 
     @property
     def specs(self) -> tuple[RasterSpec, ...]:
-        """The four rasters of a change map, signed with the bundle that made them."""
+        """The rasters of a change map, signed with the bundle that made them."""
         tags = {"TUBAN_MODEL": self.bundle.model_id}
         change = {0: (235, 235, 235), 1: (214, 40, 40), NODATA: (0, 0, 0)}
         return (
             RasterSpec("change", NODATA, "0 unchanged, 1 changed", change, tags=tags),
             _probability("probability", "probability of change x 254", tags),
-            _landcover("landcover_before", "land cover before", tags),
-            _landcover("landcover_after", "land cover after", tags),
+            *(_landcover(name, name.replace("landcover_", "land cover "), tags) for name in self.covers),
         )
 
     def encode(
         self, outputs: Mapping[str, NDArray[Any]], valid: NDArray[np.bool_], window: CoreWindow
     ) -> dict[str, NDArray[np.uint8]]:
         """See `Product.encode`."""
-        change = outputs["change"]
-        _check_probability(change, "change", self.bundle, window)
+        changed = (outputs["change"] >= self.bundle.threshold).view(np.uint8)
         return {
-            "change": np.where(valid, (change >= self.bundle.threshold).view(np.uint8), np.uint8(NODATA)),
-            "probability": np.where(valid, _steps(change), np.uint8(NODATA)),
-            **{
-                name: _classes(outputs[f"{name}_class"], valid, self.bundle)
-                for name in ("landcover_before", "landcover_after")
-            },
+            "change": np.where(valid, changed, np.uint8(NODATA)),
+            "probability": _probabilities(outputs, "change", valid, self.bundle, window),
+            **{name: _classes(outputs, name, valid, self.bundle) for name in self.covers},
         }
 
 
@@ -138,11 +142,9 @@ class LandcoverProduct:
         self, outputs: Mapping[str, NDArray[Any]], valid: NDArray[np.bool_], window: CoreWindow
     ) -> dict[str, NDArray[np.uint8]]:
         """See `Product.encode`."""
-        confidence = outputs["landcover_confidence"]
-        _check_probability(confidence, "landcover_confidence", self.bundle, window)
         return {
-            "landcover": _classes(outputs["landcover_class"], valid, self.bundle),
-            "confidence": np.where(valid, _steps(confidence), np.uint8(NODATA)),
+            "landcover": _classes(outputs, "landcover", valid, self.bundle),
+            "confidence": _probabilities(outputs, "landcover_confidence", valid, self.bundle, window),
         }
 
 
@@ -160,17 +162,19 @@ def _rgb(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _steps(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    scaled: NDArray[np.float32] = np.rint(probability * np.float32(PROBABILITY_STEPS))
-    return scaled.clip(0, PROBABILITY_STEPS).astype(np.uint8)
-
-
-def _classes(index: NDArray[np.uint8], valid: NDArray[np.bool_], bundle: Bundle) -> NDArray[np.uint8]:
+def _classes(
+    outputs: Mapping[str, NDArray[Any]], cover: str, valid: NDArray[np.bool_], bundle: Bundle
+) -> NDArray[np.uint8]:
+    """Return the unified classes of a land cover from their positions in the bundle's."""
     table = np.asarray(bundle.classes, np.uint8)
-    return np.where(valid, table[index], np.uint8(LANDCOVER_NODATA))
+    return np.where(valid, table[outputs[f"{cover}_class"]], np.uint8(LANDCOVER_NODATA))
 
 
-def _check_probability(output: NDArray[np.float32], name: str, bundle: Bundle, window: CoreWindow) -> None:
+def _probabilities(
+    outputs: Mapping[str, NDArray[Any]], name: str, valid: NDArray[np.bool_], bundle: Bundle, window: CoreWindow
+) -> NDArray[np.uint8]:
+    """Return an output in steps of a probability, after a look at whether it is one."""
+    output = outputs[name]
     low, high = float(output.min()), float(output.max())
     # NaN compares false, so it is refused too; rounding may exceed 1 by a little.
     if not (low >= -1e-3 and high <= 1.001):
@@ -178,3 +182,5 @@ def _check_probability(output: NDArray[np.float32], name: str, bundle: Bundle, w
             f"{bundle.name}: {name} holds {low:g} to {high:g}, not probabilities, in the window at row "
             f"{window.row}, column {window.col}; export the model again"
         )
+    scaled: NDArray[np.float32] = np.rint(output * np.float32(PROBABILITY_STEPS))
+    return np.where(valid, scaled.clip(0, PROBABILITY_STEPS).astype(np.uint8), np.uint8(NODATA))

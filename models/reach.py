@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from tuban.models.network import ChangeNet
+    from torch import Tensor
+
+    from tuban.models.blocks import Standardised
+
+_SIZES = (512, 1024)
+"""Sides of the trial images, pixels; the larger only for a network that sees farther than the smaller shows."""
 
 
-def receptive_reach(network: ChangeNet, size: int = 480) -> int:
+def receptive_reach(network: Standardised, sizes: tuple[int, ...] = _SIZES) -> int | None:
     """Return the largest distance in pixels, along rows or columns, from which an input can reach an output.
 
-    Every operation is made to pass influence on (equal positive weights, so nothing cancels), and the farthest
-    input with a gradient from one output is measured; so the result is the exact reach of the architecture and
-    does not depend on trained weights. A halo of at least this many pixels makes tiles agree with the whole scene.
+    One input pixel is made NaN, and every output that depends on it becomes NaN whatever the weights: so the result
+    is the reach of the architecture, for any kind of layer. A halo of at least this many pixels makes tiles agree
+    with the whole scene.
 
     Args:
         network: the network; it is not changed.
-        size: side of the trial image; must exceed twice the reach.
+        sizes: sides of the trial images, multiples of twice the stride, tried in turn.
 
-    Raises:
-        ValueError: the reach does not fit into `size`.
+    Returns:
+        The reach; None where an input reaches the edge of every trial image, as with anything that averages over the
+        whole image: then no halo makes tiles agree exactly.
     """
-    import copy
-
     trial = copy.deepcopy(network).float().eval()
-    for module in trial.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())
-            if module.bias is not None:
-                torch.nn.init.zeros_(module.bias)
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            module.reset_running_stats()
-            torch.nn.init.ones_(module.weight)
-            torch.nn.init.zeros_(module.bias)
-    trial.mean.zero_()
-    trial.std.fill_(1.0)
-    middle = size // 2
-    # Small values, so that residual sums stay below the 6 at which ReLU6 would stop the gradient.
-    before = torch.full((1, len(network.spec.bands), size, size), 1e-3, requires_grad=True)
-    logits = trial(before, torch.full_like(before, 2e-3, requires_grad=False))
+    # What NaN marks on the way in, a missing pixel, is filled; here it is the marker.
+    trial.normalise = _through  # type: ignore[method-assign]
+    for size in sizes:
+        reach = _reach(trial, size)
+        if reach is not None:
+            return reach
+    return None
+
+
+def _through(x: Tensor) -> Tensor:
+    return x
+
+
+@torch.inference_mode()
+def _reach(trial: Standardised, size: int) -> int | None:
+    spec = trial.spec
+    # The reach depends on where a pixel lies in the deepest cell: all places at once, on strips of two cells' height.
+    places = torch.arange(spec.stride) + size // 2
+    blank = torch.zeros(spec.stride, len(spec.bands), 2 * spec.stride, size)
+    marked = blank.clone()
+    marked[torch.arange(spec.stride), :, spec.stride, places] = torch.nan
     reach = 0
-    # The reach depends on where a pixel lies in the deepest cell: it is farthest from the cell's two ends.
-    for residue in (0, network.spec.stride - 1):
-        position = middle + residue
-        total = logits.change[0, position, position] + logits.landcover_before[0, :, position, position].sum()
-        (gradient,) = torch.autograd.grad(total, before, retain_graph=True)
-        touched = torch.nonzero(gradient.abs().sum(dim=(0, 1)))
-        reach = max(reach, position - int(touched.min()), int(touched.max()) - position)
-    if reach >= middle - network.spec.stride:
-        raise ValueError(f"the reach of at least {reach} pixels does not fit into a trial image of {size}")
+    for output in trial(marked, None if spec.task == "landcover" else blank):
+        touched = torch.empty(0, 4) if output is None else torch.nonzero(output.isnan())
+        if not len(touched):
+            continue  # land cover of the other date
+        image, column = touched[:, [0, -1]].T
+        if int(column.min()) < spec.stride or int(column.max()) >= size - spec.stride:
+            return None
+        reach = max(reach, int((column - places[image]).abs().max()))
     return reach

@@ -50,7 +50,7 @@ COLUMNS = (
 
 
 class ChangeSource(Protocol):
-    """The rasters of one pair, on one grid (`inference.change.ChangeRasters`)."""
+    """The rasters of one pair, on one grid (`inference.change.ChangeRasters`); without land cover, two of them."""
 
     @property
     def change(self) -> Path:
@@ -61,12 +61,12 @@ class ChangeSource(Protocol):
         """Path of probability.tif."""
 
     @property
-    def landcover_before(self) -> Path:
-        """Path of landcover_before.tif."""
+    def landcover_before(self) -> Path | None:
+        """Path of landcover_before.tif, or None."""
 
     @property
-    def landcover_after(self) -> Path:
-        """Path of landcover_after.tif."""
+    def landcover_after(self) -> Path | None:
+        """Path of landcover_after.tif, or None."""
 
 
 class ChangeClasses(Protocol):
@@ -115,7 +115,7 @@ def iter_changes(
     """Turn the change map of a pair into change polygons, in batches.
 
     Args:
-        rasters: paths of the four rasters.
+        rasters: paths of the rasters.
         bundle: tells which classes a change can lead to.
         settings: defaults where None.
         dates: dates of both scenes; part of `change_id`.
@@ -126,11 +126,11 @@ def iter_changes(
     Yields:
         Frames in the rasters' CRS with `COLUMNS` and `geometry`. `from_class`: most frequent known land cover
         before (`ignore` where none is known). `to_class`: of `change_to_classes`, the most frequent one after;
-        where none occurs, the first of them, and `to_class_assumed` is true. `area_m2`: ellipsoidal, two
-        decimals. `confidence`: mean probability of its pixels. `compactness`: 4 pi area / perimeter2, at most 1.
-        `touches_edge`: next to nodata or at the scene's edge, so perhaps larger in truth. `below_mmu`: smaller
-        than the minimum mapping unit of its `to_class`. `change_id`: 16 hex digits out of outline and dates; of the
-        outline along pixel edges, so that simplification does not change it.
+        where none occurs, the first of them, and `to_class_assumed` is true; without any, `ignore`. `area_m2`:
+        ellipsoidal, two decimals. `confidence`: mean probability of its pixels. `compactness`: 4 pi area /
+        perimeter2, at most 1. `touches_edge`: next to nodata or at the scene's edge, so perhaps larger in truth.
+        `below_mmu`: smaller than the minimum mapping unit of its `to_class`. `change_id`: 16 hex digits out of
+        outline and dates; of the outline along pixel edges, so that simplification does not change it.
 
     Raises:
         SceneError: a raster cannot be read, or the rasters are not on one grid.
@@ -139,7 +139,7 @@ def iter_changes(
     with ExitStack() as stack:
         try:
             paths = (rasters.change, rasters.probability, rasters.landcover_before, rasters.landcover_after)
-            change, *others = [stack.enter_context(rasterio.open(path)) for path in paths]
+            change, *others = [stack.enter_context(rasterio.open(path)) for path in paths if path is not None]
             for other in others:
                 if (other.shape, other.transform, other.crs) != (change.shape, change.transform, change.crs):
                     raise SceneError(
@@ -172,11 +172,11 @@ class _Reader:
     def prepare(self, window: Window, values: npt.NDArray[Any], keep: BoolArray) -> tuple[Any, BoolArray, Any]:
         """Return the classes to trace, which pixels form polygons, and the tally over them."""
         core = keep & (values != _NODATA)
-        probability, before, after = (source.read(1, window=window) for source in self.others)
+        probability, *covers = (source.read(1, window=window) for source in self.others)
         keep = self._grown(core, values, probability)
         rim = self._rim(window)
         size = len(_names())
-        for source, cover in zip(self.others[1:], (before, after), strict=True):
+        for source, cover in zip(self.others[1:], covers, strict=True):
             if cover.max(initial=0) >= size:
                 raise SceneError(
                     f"{source.name}: class {cover.max()} is not a unified class; use values 0 to {size - 1}"
@@ -193,7 +193,8 @@ class _Reader:
                 (_SUM, np.where(known, chance, 0)), (_KNOWN, known),
             ):  # fmt: skip
                 sums[:, column] = np.bincount(label, weights=weight, minlength=count)
-            for start, cover in ((_FIRST, before), (_FIRST + size, after)):
+            # Without land cover nothing is counted, which is what nothing known of a class means.
+            for start, cover in zip((_FIRST, _FIRST + size), covers, strict=False):
                 key = label * size + cover.ravel()[at]
                 sums[:, start : start + size] = np.bincount(key, minlength=count * size).reshape(count, size)
             return sums
@@ -255,9 +256,9 @@ def _frame(
     size = len(names)
     before, after = sums[:, _FIRST : _FIRST + size], sums[:, _FIRST + size :]
     from_class = np.where(before[:, 1:].any(axis=1), before[:, 1:].argmax(axis=1) + 1, 0)
-    asserted = np.array(to_classes)
+    asserted = np.array(to_classes or (0,))
     to_class = asserted[after[:, asserted].argmax(axis=1)]
-    assumed = ~after[:, asserted].any(axis=1)
+    assumed = (to_class > 0) & ~after[:, asserted].any(axis=1)
     area, perimeter = geodesic_area_perimeter(shapes, crs)
     mmu = np.array([settings.mmu_m2.get(name, settings.mmu_default_m2) for name in names])
     area_m2 = area.round(2)
@@ -284,6 +285,8 @@ def _frame(
         if stepped is not None:
             counts["stepped"] += int(stepped[real & large].sum())
         counts["from_class_unknown"] += int((from_class == 0).sum())
+        if not to_classes:
+            counts["to_class_unknown"] += len(frame)
         for name in ("below_mmu", "to_class_assumed", "touches_edge"):
             counts[name] += int(frame[name].sum())
     return frame

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rasterio.windows import Window
 
-    from tuban.postprocess.sources import Grid, PixelSource, ZoneSource
+    from tuban.inference.reading import Grid
+    from tuban.postprocess.sources import PixelSource, ZoneSource
 
 TRUE_COLOUR = ("B04", "B03", "B02")
 FALSE_COLOUR = ("B08", "B04", "B03")

@@ -121,14 +121,12 @@ def landcover(
 
 
 def _bundle(model: str | None, scene: Scene) -> Bundle:
-    if scene.radiometry != "reflectance":
+    bundle = choose(scene.names, scene.gsd_m, task="landcover") if model is None else resolve(model, task="landcover")
+    if scene.radiometry != "reflectance" and not (bundle.units == "byte" and scene.eight_bit):
         raise SceneError(
-            f"{scene.path} holds numbers without a scale; give scale and offset in scene.json, or an image in "
-            "reflectance"
+            f"{scene.path} holds numbers without a scale, which {bundle.name} cannot read; give scale and offset in "
+            "scene.json, or an image in reflectance"
         )
-    if model is None:
-        return choose(scene.names, scene.gsd_m, task="landcover")
-    bundle = resolve(model, task="landcover")
     if lacking := [band for band in bundle.required_bands if band not in scene.names]:
         raise ModelError(
             f"{bundle.name} needs the bands {', '.join(lacking)}, which the image lacks (it has "

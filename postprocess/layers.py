@@ -1,4 +1,4 @@
-"""`findings.gpkg`: the layers `findings`, `changes` and `plan_qa`, written in batches, with QGIS styles inside.
+"""`findings.gpkg`: the layers `findings`, `changes`, `plan_qa` and `unseen`, written in batches, styled for QGIS.
 
 The file appears under its name only when it is complete. Two runs that append the same frames write the same bytes:
 the times that a GeoPackage carries are set to `FIXED_TIME`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import geopandas as gpd
 import numpy as np
@@ -18,16 +18,22 @@ import pyogrio
 import shapely
 
 from tuban.errors import VectorError
+from tuban.postprocess.layer_columns import (
+    CHANGE_COLUMNS,
+    FINDING_COLUMNS,
+    LAYERS,
+    PLAN_QA_COLUMNS,
+    UNSEEN_COLUMNS,
+    USUAL,
+)
 from tuban.postprocess.streams import FIXED_TIME, fixed_times, iter_layer, output_errors, pyogrio_crs, read_info
-from tuban.postprocess.styles import embed_styles
+from tuban.postprocess.styles import embed_styles, layer_styles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from pyproj import CRS
-
-    Columns = dict[str, Literal["str", "float", "int", "bool"]]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +42,8 @@ __all__ = [
     "FINDING_COLUMNS",
     "LAYERS",
     "PLAN_QA_COLUMNS",
+    "UNSEEN_COLUMNS",
+    "USUAL",
     "LayerWriter",
     "iter_layer",
     "output_errors",
@@ -43,61 +51,6 @@ __all__ = [
     "read_info",
     "write_layers",
 ]
-
-FINDING_COLUMNS: Columns = {
-    "finding_id": "str",
-    "change_id": "str",
-    "rule_id": "str",
-    "severity": "str",
-    "status": "str",
-    "zone_role": "str",
-    "from_class": "str",
-    "to_class": "str",
-    "area_m2": "float",
-    "area_mu": "float",
-    "overlap_m2": "float",
-    "overlap_min_m2": "float",
-    "overlap_max_m2": "float",
-    "farmland_m2": "float",
-    "permitted_m2": "float",
-    "conform_m2": "float",
-    "nonconform_m2": "float",
-    "confidence": "float",
-    "date_before": "str",
-    "date_after": "str",
-    "lon": "float",
-    "lat": "float",
-    "reason": "str",
-    "basis": "str",
-    "model_id": "str",
-    "rule_pack": "str",
-}
-"""Columns of `findings` in order; further columns may follow them."""
-
-CHANGE_COLUMNS: Columns = {
-    "change_id": "str",
-    "from_class": "str",
-    "to_class": "str",
-    "area_m2": "float",
-    "area_mu": "float",
-    "confidence": "float",
-    "compactness": "float",
-    "touches_edge": "bool",
-}
-"""Columns of `changes` in order; further columns may follow them."""
-
-PLAN_QA_COLUMNS: Columns = {
-    "check": "str",
-    "severity": "str",
-    "layer": "str",
-    "role": "str",
-    "feature": "str",
-    "area_m2": "float",
-    "message": "str",
-}
-"""Columns of `plan_qa` in order; further columns may follow them."""
-
-LAYERS: dict[str, Columns] = {"findings": FINDING_COLUMNS, "changes": CHANGE_COLUMNS, "plan_qa": PLAN_QA_COLUMNS}
 
 _DTYPES = {"str": "object", "float": "float64", "int": "int64", "bool": "bool"}
 
@@ -113,6 +66,7 @@ class LayerWriter:
         path: the final name; an older file there is replaced.
         crs: the CRS of every layer; frames in another CRS are refused.
         lang: language of the style names and labels, `zh` or `en`.
+        layers: those that the file has, in order.
 
     Attributes:
         counts: rows written, by layer.
@@ -123,11 +77,13 @@ class LayerWriter:
             reprojected).
     """
 
-    def __init__(self, path: str | Path, *, crs: CRS | str | int, lang: str = "zh") -> None:
+    def __init__(
+        self, path: str | Path, *, crs: CRS | str | int, lang: str = "zh", layers: Sequence[str] = USUAL
+    ) -> None:
         self.path = Path(path)
         self.crs = pyogrio_crs(crs)
         self.lang = lang
-        self.counts: dict[str, int] = dict.fromkeys(LAYERS, 0)
+        self.counts: dict[str, int] = dict.fromkeys(layers, 0)
         self._extra: dict[str, dict[str, str]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._file = self.path
@@ -150,9 +106,9 @@ class LayerWriter:
                 self._folder.cleanup()
 
     def append(self, layer: str, frame: gpd.GeoDataFrame) -> None:
-        """Append the rows of `frame` to `layer`: `findings`, `changes` or `plan_qa`."""
-        if layer not in LAYERS:
-            raise VectorError(f"findings.gpkg has no layer {layer!r}; use one of: {', '.join(LAYERS)}")
+        """Append the rows of `frame` to one of the file's layers."""
+        if layer not in self.counts:
+            raise VectorError(f"{self.path.name} has no layer {layer!r}; use one of: {', '.join(self.counts)}")
         if frame.empty:
             return
         self._write(layer, self._conform(layer, frame))
@@ -201,12 +157,12 @@ class LayerWriter:
             )
 
     def _finish(self) -> None:
-        for layer, columns in LAYERS.items():
-            if not self.counts[layer]:
-                blank = {name: pd.Series(dtype=_DTYPES[kind]) for name, kind in columns.items()}
+        for layer, rows in self.counts.items():
+            if not rows:
+                blank = {name: pd.Series(dtype=_DTYPES[kind]) for name, kind in LAYERS[layer].items()}
                 self._write(layer, gpd.GeoDataFrame(blank, geometry=[], crs=self.crs))
         with output_errors(self.path):
-            embed_styles(self._file, lang=self.lang, time=FIXED_TIME)
+            embed_styles(self._file, lang=self.lang, time=FIXED_TIME, qml=layer_styles(self.counts, self.lang))
             self._file.replace(self.path)
         logger.info("wrote %s: %s", self.path.name, self.counts)
 

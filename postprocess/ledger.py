@@ -69,25 +69,24 @@ def write_ledger(path: Path, rows: Rows, *, sheet_rows: int = SHEET_ROWS) -> lis
     }
     book = xlsxwriter.Workbook(str(path), options)
     book.set_properties({"author": "tuban", "created": _FIXED})
-    try:
+    with contextlib.ExitStack() as opened:
+        opened.callback(abandon, book)
         ledger = _Ledger(book, rows, sheet_rows)
         for frame in rows.table_frames():
             for values in frame.itertuples(index=False, name=None):
                 ledger.append(values)
         ledger.finish()
-        book.close()
-    except XlsxWriterException as error:
-        _abandon(book)
-        raise OSError(str(error)) from error
-    except BaseException:
-        _abandon(book)
-        raise
+        try:
+            book.close()
+        except XlsxWriterException as error:
+            raise OSError(str(error)) from error
+        opened.pop_all()
     cleaned = ledger.cleaned
     return [f"{cleaned} texts held control characters or were too long for a cell and were cut"] if cleaned else []
 
 
-def _abandon(book: Any) -> None:
-    """Close what xlsxwriter leaves open when it fails; the caller removes the files."""
+def abandon(book: Any) -> None:
+    """Close what xlsxwriter leaves open when a workbook is given up; the caller removes the files."""
     for sheet in book.worksheets():
         for stream in (sheet.row_data_fh, sheet.fh):
             if stream is not None:

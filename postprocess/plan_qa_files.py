@@ -14,7 +14,7 @@ from xlsxwriter.exceptions import XlsxWriterException
 
 from tuban.errors import OutputError, UsageError
 from tuban.postprocess.layers import LayerWriter
-from tuban.postprocess.ledger import safe_text
+from tuban.postprocess.ledger import abandon, safe_text
 from tuban.postprocess.plan_qa import COLUMNS, QA_CRS, PlanQA, PlanQASettings, empty_problems, iter_problems
 from tuban.postprocess.streams import output_errors
 
@@ -125,16 +125,15 @@ def _xlsx(part: Path, path: Path) -> Iterator[Callable[[Sequence[Any]], None]]:
         sheet.write_row(count, 0, row)
         count += 1
 
-    try:
+    with contextlib.ExitStack() as opened:
+        opened.callback(abandon, book)
         yield write
-    except BaseException:
-        with contextlib.suppress(OSError, XlsxWriterException):  # the folder with its parts goes anyway
+        sheet.autofilter(0, 0, max(count - 1, 0), len(_WIDTHS) - 1)
+        try:
             book.close()
-        raise
-    sheet.autofilter(0, 0, max(count - 1, 0), len(_WIDTHS) - 1)
-    try:
-        book.close()
-    except (OSError, XlsxWriterException) as error:
-        raise OutputError(
-            f"cannot write {path}: {' '.join(str(error).split())}; free some space, or choose a folder you may write to"
-        ) from error
+        except (OSError, XlsxWriterException) as error:
+            said = " ".join(str(error).split())
+            raise OutputError(
+                f"cannot write {path}: {said}; free some space, or choose a folder you may write to"
+            ) from error
+        opened.pop_all()

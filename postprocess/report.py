@@ -1,11 +1,11 @@
-"""`report.html`: one file an inspector can open, mail and print; nothing in it is loaded from elsewhere."""
+"""The report, HTML or PDF: one file an inspector can open, mail and print; nothing in it is loaded from elsewhere."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field
@@ -72,11 +72,12 @@ def write_report(
     lang: str = "zh",
     settings: ReportSettings | None = None,
     left_out: Callable[[], Sequence[str]] = tuple,
+    fmt: Literal["html", "pdf"] = "html",
 ) -> ReportSummary:
-    """Write `report.html`.
+    """Write `report.html`, or the report as PDF: cover, list of findings, one page a finding, provenance.
 
     Args:
-        out: the file to write.
+        out: the file to write; a PDF is written directly, so give it a temporary name.
         run: `Manifest.content()` or a read `run.json`; only what stands in both is shown, so that the same inputs give
             the same bytes.
         findings: `findings.gpkg` or frames with `FINDING_COLUMNS`; None for a run without a plan.
@@ -86,50 +87,28 @@ def write_report(
         lang: `zh` or `en`.
         settings: sizes and the number of cards.
         left_out: says, after the rows are read, what an export left out of them.
+        fmt: one HTML file, or a PDF.
 
     Raises:
-        UsageError: `lang` is not known.
+        UsageError: `lang` is not known, or `settings.font` cannot be used.
         VectorError: a layer cannot be read.
-        OutputError: the file cannot be written.
+        OutputError: the HTML file cannot be written.
+        OSError: the disk filled up while the PDF was written.
     """
-    settings = settings or ReportSettings()
-    content = gather(findings, changes, run=run, pair=pair, zones=zones, lang=lang, settings=settings)
-    content.context["left_out"] = list(left_out())
-    html = _environment(lang).get_template("report.html.j2").render(content.context)
-    write_text(Path(out), html)
-    logger.info("report: %d of %d rows have a card", content.cards, content.total)
-    return ReportSummary(Path(out), content.cards, content.total)
-
-
-def write_pdf(
-    out: str | Path,
-    *,
-    run: Mapping[str, Any],
-    findings: str | Path | Iterable[gpd.GeoDataFrame] | None,
-    changes: str | Path | Iterable[gpd.GeoDataFrame] | None = None,
-    pair: PixelSource | None = None,
-    zones: Sequence[ZoneSource] = (),
-    lang: str = "zh",
-    settings: ReportSettings | None = None,
-    left_out: Callable[[], Sequence[str]] = tuple,
-) -> ReportSummary:
-    """Write the report as PDF: cover, list of findings, one page a finding, provenance.
-
-    The parameters are those of `write_report`; `out` is written directly, so give it a temporary name.
-
-    Raises:
-        UsageError: `lang` or `settings.font` cannot be used.
-        VectorError: a layer cannot be read.
-        OSError: the disk filled up.
-    """
-    from tuban.postprocess import pdf
-
     settings = settings or ReportSettings()
     content = gather(
-        findings, changes, run=run, pair=pair, zones=zones, lang=lang, settings=settings, listed=settings.max_listed
-    )
+        findings, changes, run=run, pair=pair, zones=zones, lang=lang, settings=settings,
+        listed=settings.max_listed if fmt == "pdf" else 0,
+    )  # fmt: skip
     content.context["left_out"] = list(left_out())
-    notes = pdf.write(Path(out), content.context, lang=lang, font=settings.font)
+    notes: Sequence[str] = ()
+    if fmt == "pdf":
+        from tuban.postprocess import pdf
+
+        notes = pdf.write(Path(out), content.context, lang=lang, font=settings.font)
+    else:
+        write_text(Path(out), _environment(lang).get_template("report.html.j2").render(content.context))
+    logger.info("report: %d of %d rows have a card", content.cards, content.total)
     return ReportSummary(Path(out), content.cards, content.total, tuple(notes))
 
 

@@ -1,8 +1,8 @@
-"""Settings of the commands, composed of those of the parts they run."""
+"""Settings of `tuban detect`, composed of those of the parts it runs."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from tuban.data.pair import PairSettings
 from tuban.data.vector import VectorSettings
@@ -23,14 +23,3 @@ class DetectSettings(BaseModel):
     check: CheckSettings = CheckSettings()
     vector: VectorSettings = VectorSettings()
     report: ReportSettings = ReportSettings()
-
-
-class VectorCheckSettings(BaseModel):
-    """Everything `tuban check` can be told beyond its options; filled by `configs/check.yaml`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    check: CheckSettings = CheckSettings()
-    vector: VectorSettings = VectorSettings()
-    report: ReportSettings = ReportSettings()
-    image_accuracy_m: float = Field(5.0, ge=0, description="positional accuracy of the outlines given, metres")

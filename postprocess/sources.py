@@ -8,56 +8,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyproj
 import shapely
 
+from tuban.inference.reading import PixelReader
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import geopandas as gpd
-    import numpy as np
     from affine import Affine
-    from numpy.typing import NDArray
     from rasterio.windows import Window
 
-
-class WindowPixels(Protocol):
-    """What a pair's `read` returns: float32 `(bands, height, width)` twice, and bool `(height, width)`."""
-
-    @property
-    def before(self) -> NDArray[np.float32]:
-        """First date, float32 `(bands, height, width)`."""
-
-    @property
-    def after(self) -> NDArray[np.float32]:
-        """Second date, float32 `(bands, height, width)`."""
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """Where both dates hold data, bool `(height, width)`."""
+    from tuban.data.measure import Dates
+    from tuban.inference.reading import Grid
 
 
-class Grid(Protocol):
-    """Where pixels lie."""
-
-    @property
-    def crs(self) -> object:
-        """CRS of the grid."""
-
-    @property
-    def transform(self) -> Affine:
-        """From (column, row) to CRS coordinates."""
-
-
-class PixelSource(Grid, Protocol):
+class PixelSource(PixelReader, Protocol):
     """The part of `tuban.data.pair.Pair` that pictures need."""
 
-    @property
-    def height(self) -> int:
-        """Rows."""
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-
-    def read(self, window: Window, names: Sequence[str]) -> WindowPixels:
+    def read(self, window: Window, names: Sequence[str]) -> Dates:
         """Return both dates of a window, boundless."""
 
 

@@ -60,7 +60,8 @@ def staged(out: Path, inputs: Iterable[str | Path | None] = ()) -> Iterator[Path
     """
     _keep(out, inputs)
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_remove_empty, made)
         try:
             out.mkdir(parents=True, exist_ok=True)
             folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=out)
@@ -79,11 +80,13 @@ def staged(out: Path, inputs: Iterable[str | Path | None] = ()) -> Iterator[Path
                     raise
                 raise OutputError(f"cannot write into {out}: {error.strerror}; free space and run again") from error
             _publish(work, Path(name) / "old", out)
-    except BaseException:
-        for folder_made in made:
-            with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
-                folder_made.rmdir()
-        raise
+        undo.pop_all()
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
+            folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 from tuban.data.classes import classes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 SEVERITY_COLORS = {"S4": "#7f0000", "S3": "#c81e1e", "S2": "#ef6c4d", "S1": "#f5a98a"}
@@ -39,6 +39,19 @@ STATUS_NAMES = {
     "compliant": ("符合规划", "compliant"),
 }
 
+CAUSES = {
+    "cloud": ("云", "cloud", "#8a94a6"),
+    "cirrus": ("卷云", "cirrus", "#a9b4c6"),
+    "shadow": ("云影", "cloud shadow", "#4b5563"),
+    "haze": ("霾", "haze", "#b8a78f"),
+    "snow": ("雪", "snow", "#7fb3d5"),
+    "defective": ("像元损坏", "defective pixels", "#9b59b6"),
+    "unknown": ("原因不明", "hidden, cause unknown", "#6b7280"),
+    "no_data": ("无影像", "no image at both dates", "#111827"),
+    "unreadable": ("文件损坏", "image could not be read", "#b91c1c"),
+}
+"""Why land was not judged: name in Chinese and English, and colour. The first seven as in configs/cloud_masks.yaml."""
+
 # As QGIS itself creates it (QgsOgrProviderUtils::saveStyle): other columns or types make QGIS ignore the table.
 _CREATE = """CREATE TABLE IF NOT EXISTS layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
@@ -50,13 +63,14 @@ _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """One legend entry: the value of the style's expression, its label, and its fill and outline (`#rrggbb`)."""
+    """One legend entry: the value of the style's expression, its label, its fill (`#rrggbb`), pattern and outline."""
 
     value: str
     label: str
     color: str
     fill_alpha: int = 110
     outline: str = "solid"
+    pattern: str = "solid"
 
 
 def findings_qml(
@@ -104,23 +118,41 @@ def plan_qa_qml(lang: str = "zh") -> str:
     return _qml("''", [Category("", title, "#6a1b9a", 40, "dash")], '"check"')
 
 
-def embed_styles(path: Path, *, lang: str, time: str, qml: Mapping[str, str] | None = None) -> None:
+def unseen_qml(lang: str = "zh") -> str:
+    """Return the QML of `unseen`: hatched by cause, for the land beneath is not to be hidden a second time."""
+    at = _index(lang)
+    entries = [
+        Category(cause, words[at], words[2], 160, "dot", pattern="b_diagonal") for cause, words in CAUSES.items()
+    ]
+    return _qml('"cause"', entries, '"cause"')
+
+
+_STYLES = {
+    "findings": ("tuban 疑似图斑", "tuban findings", findings_qml),
+    "changes": ("tuban 变化图斑", "tuban changes", changes_qml),
+    "plan_qa": ("tuban 规划质检", "tuban plan QA", plan_qa_qml),
+    "unseen": ("tuban 未判读区", "tuban not judged", unseen_qml),
+}
+
+
+def layer_styles(layers: Iterable[str], lang: str) -> dict[str, str]:
+    """Return the QML of some layers of `findings.gpkg`, in order."""
+    return {layer: _STYLES[layer][2](lang) for layer in layers}
+
+
+def embed_styles(path: Path, *, lang: str, time: str, qml: Mapping[str, str]) -> None:
     """Put a default style for each layer into the `layer_styles` table of a GeoPackage.
 
     Args:
-        path: a GeoPackage with the layers `findings`, `changes` and `plan_qa`, or those of `qml`.
-        lang: language of legends and style names, `zh` or `en`.
+        path: a GeoPackage with the layers of `qml`.
+        lang: language of the style names, `zh` or `en`.
         time: what `update_time` and `last_change` say (ISO 8601).
-        qml: style by layer, in order; the default styles all three.
+        qml: style by layer, in order.
 
     Raises:
         OSError: the file cannot be written.
     """
-    names = {"findings": "tuban 疑似图斑", "changes": "tuban 变化图斑", "plan_qa": "tuban 规划质检"}
-    if _index(lang):
-        names = {"findings": "tuban findings", "changes": "tuban changes", "plan_qa": "tuban plan QA"}
-    if qml is None:
-        qml = {"findings": findings_qml(lang), "changes": changes_qml(lang), "plan_qa": plan_qa_qml(lang)}
+    names = {layer: known[_index(lang)] for layer, known in _STYLES.items()}
     try:
         with contextlib.closing(sqlite3.connect(path)) as database, database:
             database.execute(_CREATE)
@@ -174,7 +206,7 @@ def _symbol(parent: ET.Element, name: str, entry: Category) -> None:
     layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "pass": "0", "locked": "0", "enabled": "1"})
     values = {
         "color": _rgba(entry.color, entry.fill_alpha),
-        "style": "solid",
+        "style": entry.pattern,
         "outline_color": _rgba(entry.color, 255),
         "outline_style": entry.outline,
         "outline_width": "0.6",

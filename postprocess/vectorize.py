@@ -179,7 +179,7 @@ class _Frames:
         extension = {"ARROW:extension:name": "geoarrow.wkb", "ARROW:extension:metadata": json.dumps({"crs": crs})}
         flag = [("below_min", pa.bool_())] if settings.measures else []
         self.schema = pa.schema([
-            pa.field("class", pa.string()), pa.field("class_id", pa.int32()), pa.field("area_m2", pa.float64()),
+            pa.field("class", pa.string()), pa.field("class_id", pa.int64()), pa.field("area_m2", pa.float64()),
             *(pa.field(name, kind) for name, kind in flag), pa.field("geometry", pa.binary(), metadata=extension),
         ])  # fmt: skip
 
@@ -194,7 +194,7 @@ class _Frames:
                     totals[name] = totals.get(name, 0.0) + float(area[names == name].sum())
                 self.summary.area_m2 = totals
                 self.summary.polygons += len(shapes)
-                columns = [pa.array(names, pa.string()), pa.array(values.astype(np.int32)), pa.array(area)]
+                columns = [pa.array(names, pa.string()), pa.array(values.astype(np.int64)), pa.array(area)]
                 if self.settings.measures:
                     known, index = np.unique(values, return_inverse=True)
                     small = area < np.array([self.settings.unit_of(value) for value in known.tolist()])[index]

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from tuban.postprocess.sources import grid_bounds, ground_size, north_angle, round_length, to_pixels
 
 if TYPE_CHECKING:
-    from tuban.postprocess.sources import Grid
+    from tuban.inference.reading import Grid
 
 WIDTH = 1000.0
 """Width of a drawing's coordinate system; its height follows the ground's proportions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,12 @@ def earlier_run(small: ModuleType, small_folder: Path) -> Path:
     scenes = folder / "before.tif", folder / "after.tif"
     detect(*scenes, out=small_folder / "run", plan=folder / "plan.gpkg", model=str(small_folder / "model"))
     return small_folder / "run"
+
+
+@pytest.fixture
+def out(earlier_run: Path, tmp_path: Path) -> Path:
+    """A folder with the results of an earlier run, free to be written to."""
+    return Path(shutil.copytree(earlier_run, tmp_path / "结果 folder"))
 
 
 @pytest.fixture(scope="session")

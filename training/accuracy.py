@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
+
+from tuban.training.matching import overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,16 +127,14 @@ def objects(
     Returns:
         `truth`, `found`, `called`, `right`.
     """
-    eight = np.ones((3, 3), dtype=int)
-    changed = changed & (label <= 1)
-
-    def hits(objects: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[int, int]:
-        numbered, count = ndimage.label(objects, structure=eight)
-        size = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
-        shared = np.bincount(numbered[other], minlength=count + 1)[1:]
-        large = (size >= min_pixels) & (size < below)
-        return int(large.sum()), int((large & (shared >= 0.25 * size)).sum())
-
-    truth, found = hits(label == 1, changed)
-    called, right = hits(changed, label == 1)
-    return {"truth": truth, "found": found, "called": called, "right": right}
+    found_objects = overlaps(changed, label)
+    found, right = found_objects.covered()
+    truth, called = (
+        (size >= min_pixels) & (size < below) for size in (found_objects.truth_px, found_objects.called_px)
+    )
+    return {
+        "truth": int(truth.sum()),
+        "found": int((found & truth).sum()),
+        "called": int(called.sum()),
+        "right": int((right & called).sum()),
+    }

@@ -3,237 +3,104 @@
 from __future__ import annotations
 
 import json
-import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from scipy.optimize import minimize
-
 from tuban.data.place import IGNORE
+from tuban.data.splits import folds as dealt
 from tuban.errors import UsageError
-from tuban.training.accuracy import BINS, Histogram, best_threshold, bootstrap, objects, pool
+from tuban.training.crossval_report import fit_platt, relative, report
+from tuban.training.places import known_groups, load_by_name, load_split
+from tuban.training.settings import CrossvalSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
+    from tuban.data.place import Place
     from tuban.training.settings import TrainSettings
 
-# Places of one neighbourhood stand in one fold; the unlabelled ones are named with the fold whose neighbours they are.
-FOLDS: dict[str, tuple[str, ...]] = {
-    "paris": ("paris", "bercy", "saclay_e"),
-    "dry": ("abudhabi", "aguasclaras"),
-    "beirut": ("beirut",),
-    "west": ("cupertino", "nantes", "rennes", "bordeaux"),
-}
-# Size classes of labelled objects, pixels of 100 m²: from, below.
-SIZES = ((1, 4), (4, 10), (10, 20), (20, 50), (50, math.inf))
-# Less than a tenth of a pair changes; the score at this quantile is the level of what did not.
-BACKGROUND_QUANTILE = 0.9
-NEIGHBOURS: dict[str, tuple[str, ...]] = {"paris": ("saclay_w",)}
+__all__ = ["crossvalidate", "fit_platt", "relative", "report"]
 
 
 def crossvalidate(settings: TrainSettings) -> dict[str, Any]:
-    """Train one network per fold under `settings.out/<fold>` and return `report(settings.out)`.
+    """Train one network for each fold and seed under `settings.out` and return what the predictions measure.
 
-    A fold whose folder already holds `train.json` is not trained again, so an interrupted run goes on.
+    A fold lies in `out/<fold>`, with several seeds in `out/seed-<seed>/<fold>`. One that is complete is not trained
+    again, and one that was interrupted goes on.
+
+    Returns:
+        `report` of the first seed; with several, also `seeds`, the measures of each, and `spread` over them.
+
+    Raises:
+        UsageError: a fold names an unknown place, or leaves nothing to train on.
     """
     from tuban.training.train import train
 
-    for fold, places in FOLDS.items():
-        out = settings.out / fold
-        if (out / "train.json").is_file():
-            continue
-        places_kept_out = (*places, *NEIGHBOURS.get(fold, ()))
-        data = settings.data.model_copy(update={"holdout": places_kept_out})
-        train(settings.model_copy(update={"data": data, "out": out}))
-    return report(settings.out)
+    plan = settings.crossval or CrossvalSettings()
+    loaded = load_by_name(settings.data, settings.data.places or known_groups(settings.data))
+    folds = folds_of(settings, loaded)
+    reports = {}
+    for seed in plan.seeds:
+        out = settings.out / f"seed-{seed}" if len(plan.seeds) > 1 else settings.out
+        for fold, places in folds.items():
+            kept_out = (*places, *plan.neighbours.get(fold, ()))
+            trained_on = None if settings.data.places is None else tuple(set(settings.data.places) - set(kept_out))
+            data = settings.data.model_copy(update={"holdout": kept_out, "places": trained_on})
+            one = settings.model_copy(update={"data": data, "out": out / fold, "seed": seed, "crossval": None})
+            train(one, load_split(data, loaded))
+        reports[seed] = report(out)
+    if len(reports) == 1:
+        return reports[plan.seeds[0]]
+    result = reports[plan.seeds[0]] | spread(reports)
+    (settings.out / "crossval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
 
 
-def report(folder: Path) -> dict[str, Any]:
-    """Measure the held-out predictions under `folder` and write `crossval.json`.
-
-    The threshold that a fold is measured at is the one that is best on the other folds, so no place helps to
-    choose its own threshold; the calibration of a fold is likewise fitted on the others.
+def folds_of(settings: TrainSettings, loaded: Mapping[str, list[Place]]) -> dict[str, tuple[str, ...]]:
+    """Return the places that each fold measures: as configured, or groups of the places that have labels.
 
     Raises:
-        UsageError: a place of a fold has no prediction.
+        UsageError: a fold names an unknown place, or there are too few groups.
     """
-    logits, labels, differences = _load(folder)
-    names = sorted(logits)
-    fold_of = {place: fold for fold, places in FOLDS.items() for place in places}
-    calibrated, thresholds = _held_out(logits, labels, fold_of)
-    network = {name: Histogram.of(calibrated[name], labels[name]) for name in names}
-    # The baseline's score is mapped to 0–1 by a fixed monotone function, which leaves every threshold metric alone.
-    baseline = {name: Histogram.of(_sigmoid(4 * differences[name]), labels[name]) for name in names}
-    slope, intercept = fit_platt([logits[name] for name in names], [labels[name] for name in names])
-    final = pool([Histogram.of(_sigmoid(slope * logits[n] + intercept), labels[n]) for n in names])
-    result = {
-        "folds": {fold: list(places) for fold, places in FOLDS.items()},
-        "network": _measure(network, thresholds),
-        "difference_baseline": _measure(baseline, _thresholds(baseline, fold_of)),
-        "objects": _objects(calibrated, labels, thresholds),
-        "recall_by_size_m2": _recall_by_size(calibrated, labels, thresholds),
-        "landcover_agreement": _landcover(folder, names),
-        "calibration": {
-            "slope": round(slope, 4),
-            "intercept": round(intercept, 4),
-            "background_quantile": BACKGROUND_QUANTILE,
-        },
-        "threshold": round(best_threshold(final) / BINS, 4),
-        "seconds": {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(folder.glob("*/train.json"))},
+    plan = (settings.crossval or CrossvalSettings()).folds
+    if isinstance(plan, dict):
+        if unknown := sorted({name for places in plan.values() for name in places} - set(loaded)):
+            raise UsageError(
+                f"crossval.folds: no place {', '.join(unknown)}; there are: {', '.join(sorted(loaded)[:20])}"
+            )
+        return plan
+    labelled = {name for name, places in loaded.items() if any(_has_labels(place, settings.task) for place in places)}
+    groups = {name: group for name, group in known_groups(settings.data).items() if name in labelled}
+    if plan == "leave-one-out":
+        if len(set(groups.values())) < 2:
+            raise UsageError(f"{settings.data.root}: leaving one out needs at least two groups of labelled places")
+        names = {group: tuple(n for n, own in groups.items() if own == group) for group in sorted(set(groups.values()))}
+        return {min(places): places for places in names.values()}
+    return {f"fold-{number + 1}": tuple(places) for number, places in enumerate(dealt(groups, plan))}
+
+
+def _has_labels(place: Place, task: str) -> bool:
+    return place.labelled if task == "change" else bool((place.landcover_before != IGNORE).any())
+
+
+def spread(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the measures of each seed, and mean, standard deviation (n - 1), least and largest over the seeds."""
+    measured = {
+        seed: {
+            name: part[name]
+            for part in (found.get("network", {}), found.get("landcover_agreement", {}))
+            for name in ("f1", "precision", "recall", "average_precision", "auc", "ece", "overall")
+            if name in part
+        }
+        for seed, found in reports.items()
     }
-    (folder / "crossval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
-
-
-def relative(score: NDArray[Any], label: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return `score` minus its place's background, as `tuban.inference.background` takes it from a pair."""
-    return np.asarray(score - np.nanquantile(score[label != IGNORE], BACKGROUND_QUANTILE), dtype=np.float32)
-
-
-def fit_platt(logits: Sequence[NDArray[Any]], labels: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
-    """Return slope and intercept of the sigmoid that calibrates `logits`, by maximum likelihood over a fixed histogram.
-
-    References:
-        Platt, "Probabilistic outputs for support vector machines", 1999.
-    """
-    edges = np.linspace(-20, 20, 401)
-    centre = (edges[:-1] + edges[1:]) / 2
-    changed, unchanged = np.zeros(400), np.zeros(400)
-    for logit, label in zip(logits, labels, strict=True):
-        clipped = np.clip(logit, -19.99, 19.99)
-        changed += np.histogram(clipped[label == 1], edges)[0]
-        unchanged += np.histogram(clipped[label == 0], edges)[0]
-
-    def loss(parameters: NDArray[np.float64]) -> float:
-        z = parameters[0] * centre + parameters[1]
-        return float(
-            (changed * np.logaddexp(0, -z) + unchanged * np.logaddexp(0, z)).sum() / (changed + unchanged).sum()
-        )
-
-    best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead")
-    return float(best.x[0]), float(best.x[1])
-
-
-def _sigmoid(x: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))), dtype=np.float32)
-
-
-def _load(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.uint8]], dict[str, NDArray[Any]]]:
-    logits, labels, differences = {}, {}, {}
-    for fold, places in FOLDS.items():
-        for place in places:
-            path = folder / fold / f"{place}.npz"
-            if not path.is_file():
-                raise UsageError(f"{path} is missing; run the cross-validation to its end first")
-            with np.load(path) as stored:
-                labels[place] = stored["change"]
-                logits[place] = relative(stored["logit"].astype(np.float32), labels[place])
-                differences[place] = relative(np.log1p(stored["difference"].astype(np.float32)), labels[place])
-    return logits, labels, differences
-
-
-def _held_out(
-    logits: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[np.uint8]], fold_of: Mapping[str, str]
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, int]]:
-    """Calibrate each fold by a fit on the others, and choose its threshold on the others under that same fit."""
-    calibrated: dict[str, NDArray[np.float32]] = {}
-    thresholds: dict[str, int] = {}
-    for fold in FOLDS:
-        others = [name for name in logits if fold_of[name] != fold]
-        slope, intercept = fit_platt([logits[name] for name in others], [labels[name] for name in others])
-        chosen = best_threshold(
-            pool([Histogram.of(_sigmoid(slope * logits[name] + intercept), labels[name]) for name in others])
-        )
-        for name in (name for name in logits if fold_of[name] == fold):
-            calibrated[name] = _sigmoid(slope * logits[name] + intercept)
-            thresholds[name] = chosen
-    return calibrated, thresholds
-
-
-def _thresholds(histograms: Mapping[str, Histogram], fold_of: Mapping[str, str]) -> dict[str, int]:
-    """Return for each place the threshold that is best on the other folds."""
-    by_fold = {
-        fold: best_threshold(pool([h for name, h in histograms.items() if fold_of[name] != fold])) for fold in FOLDS
-    }
-    return {name: by_fold[fold_of[name]] for name in histograms}
-
-
-def _measure(histograms: Mapping[str, Histogram], thresholds: Mapping[str, int]) -> dict[str, Any]:
-    names = list(histograms)
-    # Thresholds differ between folds, so places are pooled as 2 x 2 counts.
-    counts = np.array([_counts(histograms[name], thresholds[name]) for name in names], dtype=float)
-
-    def f1(index: NDArray[np.int64]) -> float:
-        tp, fp, fn = counts[index].sum(axis=0)
-        return float(2 * tp / max(2 * tp + fp + fn, 1))
-
-    tp, fp, fn = counts.sum(axis=0)
-    everything = pool(list(histograms.values()))
-    low, high = bootstrap(len(names), f1)
-    return {
-        "f1": round(f1(np.arange(len(names))), 4),
-        "f1_95": [round(low, 4), round(high, 4)],
-        "precision": round(tp / max(tp + fp, 1), 4),
-        "recall": round(tp / max(tp + fn, 1), 4),
-        "average_precision": round(everything.average_precision(), 4),
-        "auc": round(everything.auc(), 4),
-        "ece": round(everything.ece(), 4),
-        "places": {
-            name: {key: round(value, 4) for key, value in histograms[name].at(thresholds[name]).items()}
-            | {"auc": round(histograms[name].auc(), 4), "threshold": round(thresholds[name] / BINS, 4)}
-            for name in names
-        },
-    }
-
-
-def _counts(histogram: Histogram, threshold: int) -> tuple[int, int, int]:
-    tp, fp = int(histogram.changed[threshold:].sum()), int(histogram.unchanged[threshold:].sum())
-    return tp, fp, int(histogram.changed.sum()) - tp
-
-
-def _objects(
-    scores: Mapping[str, NDArray[Any]],
-    labels: Mapping[str, NDArray[np.uint8]],
-    thresholds: Mapping[str, int],
-) -> dict[str, Any]:
-    total = dict.fromkeys(("truth", "found", "called", "right"), 0)
-    for name, score in scores.items():
-        for key, value in objects(score >= thresholds[name] / BINS, labels[name]).items():
-            total[key] += value
-    return total | {
-        "min_area_m2": 2000,
-        "recall": round(total["found"] / max(total["truth"], 1), 4),
-        "precision": round(total["right"] / max(total["called"], 1), 4),
-    }
-
-
-def _recall_by_size(
-    scores: Mapping[str, NDArray[Any]],
-    labels: Mapping[str, NDArray[np.uint8]],
-    thresholds: Mapping[str, int],
-) -> dict[str, dict[str, float]]:
-    """Return how many labelled objects of each size class were found, sizes in m² of 10 m pixels."""
-    result = {}
-    for low, high in SIZES:
-        counted = [objects(s >= thresholds[n] / BINS, labels[n], min_pixels=low, below=high) for n, s in scores.items()]
-        truth, found = (sum(count[key] for count in counted) for key in ("truth", "found"))
-        name = f"{100 * low}-{100 * high:.0f}" if high < math.inf else f"{100 * low}+"
-        result[name] = {"truth": truth, "found": found, "recall": round(found / max(truth, 1), 4)}
-    return result
-
-
-def _landcover(folder: Path, names: Sequence[str], minimum: int = 153) -> dict[str, Any]:
-    """Return agreement with weak labels of at least 60 % confidence: no accuracy, since those maps are not truth."""
-    confusion = np.zeros((256, 256), dtype=np.int64)
-    for path in sorted(p for name in names for p in folder.glob(f"*/{name}.npz")):
-        with np.load(path) as stored:
-            known = (stored["weak"] != 255) & (stored["confidence"] >= minimum)
-            np.add.at(confusion, (stored["weak"][known], stored["landcover"][known]), 1)
-    present = [int(i) for i in np.flatnonzero(confusion.sum(axis=1))]
-    f1 = {i: 2 * confusion[i, i] / max(confusion[i].sum() + confusion[:, i].sum(), 1) for i in present}
-    agreement = float(np.trace(confusion) / max(confusion.sum(), 1))
-    return {"overall": round(agreement, 4), "f1_by_class_index": {str(i): round(float(v), 4) for i, v in f1.items()}}
+    table = {}
+    for name in next(iter(measured.values())):
+        values = [one[name] for one in measured.values()]
+        table[name] = {
+            "mean": round(statistics.mean(values), 4),
+            "std": round(statistics.stdev(values), 4),
+            "min": min(values),
+            "max": max(values),
+        }
+    return {"seeds": {str(seed): values for seed, values in measured.items()}, "spread": table}

@@ -1,4 +1,4 @@
-"""The Lightning module: optimisation of `ChangeNet`."""
+"""The Lightning module: one optimiser step, the weight average that is kept, and what validation measures."""
 
 from __future__ import annotations
 
@@ -7,58 +7,139 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L  # noqa: N812 (the library's documented alias)
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tuban.models.network import ChangeNet, Logits, NetworkSpec
+from tuban.errors import TubanError
+from tuban.models.network import build
 from tuban.training.augment import augment
-from tuban.training.losses import change_loss, landcover_loss
+from tuban.training.predictions import predict
+from tuban.training.schedule import factor
+from tuban.training.validation import Validation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tuban.data.place import Place
+    from tuban.models.spec import Logits, NetworkSpec
+    from tuban.training.objective import Objective
     from tuban.training.settings import TrainSettings
 
 
-class ChangeModule(L.LightningModule):
-    """Trains change and land cover together."""
+class DivergedError(TubanError, ArithmeticError):
+    """The loss is no longer a number."""
 
-    def __init__(self, spec: NetworkSpec, settings: TrainSettings) -> None:
-        """Build the network; `spec` carries the statistics of the training places."""
+
+class TrainingModule(L.LightningModule):
+    """Trains a network on batches of `CropDataset`; every random number is a function of the seed and the step."""
+
+    def __init__(self, spec: NetworkSpec, settings: TrainSettings, objective: Objective) -> None:
+        """Build the network; `spec` and `objective` carry the statistics of the training places."""
         super().__init__()
-        self.settings = settings
-        self.network = ChangeNet(spec, imagenet=settings.imagenet).to(memory_format=torch.channels_last)
+        self.settings, self.objective = settings, objective
+        self.network = build(spec, initialise=settings.model.initialise).to(memory_format=torch.channels_last)
+        self.average = _average(self.network, settings.optim.ema) if settings.optim.ema else None
+        self.measures = Validation(spec)
 
-    def forward(self, before: Tensor, after: Tensor) -> Logits:
-        """Return logits for `(n, bands, h, w)` images."""
-        logits: Logits = self.network(before, after)
-        return logits
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is measured and shipped: the average of the weights, where there is one."""
+        return self.network if self.average is None else self.average.module
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
         """Augment the batch and return the sum of the losses."""
+        # Layers that draw numbers, such as dropout, must draw the same ones in a run that goes on.
+        torch.manual_seed(hash((self.settings.seed, int(batch["index"][0]))) % 2**63)
         with torch.autocast(self.device.type, enabled=False):
-            batch = augment(batch, self.network.spec.bands, self.settings.augment)
-        logits = self(batch["before"], batch["after"])
-        optim = self.settings.optim
-        change = change_loss(logits.change, batch["change"], positive_weight=optim.positive_weight, dice=optim.dice)
-        cover = landcover_loss(logits.landcover_before, batch["landcover_before"], batch["weight_before"])
-        cover = cover + landcover_loss(logits.landcover_after, batch["landcover_after"], batch["weight_after"])
-        loss: Tensor = change + optim.landcover * cover
-        self.log_dict({"loss": loss, "change": change, "landcover": cover}, prog_bar=True)
+            seen = augment(batch, self.network.spec.bands, self.settings.augment, self.settings.seed)
+        logits = self.network(seen["before"], seen.get("after"))
+        terms = self.objective.terms(logits, seen)
+        if weight := self._consistency_weight():
+            terms["consistency"] = weight * self.objective.consistency(logits, self._taught(batch), batch)
+        loss = torch.stack(list(terms.values())).sum()
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0 and not bool(loss.isfinite()):
+            step = self.trainer.global_step
+            raise DivergedError(
+                f"the loss is {float(loss.detach())} at step {step}; lower optim.lr, or use optim.precision=32-true"
+            )
+        self.log_dict({"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}})
         return loss
 
+    def _consistency_weight(self) -> float:
+        """Return the weight of the teacher, which grows from 0 as the teacher learns."""
+        loss = self.settings.loss
+        if not loss.consistency or self.average is None:
+            return 0.0
+        grown = self.trainer.global_step / max(1.0, loss.ramp * self.settings.optim.steps)
+        return loss.consistency * math.exp(-5 * (1 - min(1.0, grown)) ** 2)
+
+    def _taught(self, batch: dict[str, Tensor]) -> Logits:
+        with torch.no_grad():
+            self.kept.eval()
+            logits: Logits = self.kept(batch["before"], batch.get("after"))
+        return logits
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then take the new weights into the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the statistics of normalisation layers where that is asked for."""
+        if self.settings.optim.freeze_norm:
+            for layer in self.network.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 (torch has no public name for all)
+                    layer.eval()
+
+    def on_train_batch_start(self, *_args: Any) -> None:
+        """Keep the step that loggers write right: in a run that goes on, Lightning 2.6 counts one too many."""
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step  # noqa: SLF001
+
+    def on_validation_epoch_start(self) -> None:
+        """Measure with the statistics of training, not of the place."""
+        self.kept.eval()
+
+    def validation_step(self, place: Place, _index: int) -> None:
+        """Predict one place and count it."""
+        self.measures.add(predict(self.kept, place), place)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what was measured over all places, of all processes together."""
+        self.log_dict(self.measures.compute())
+        self.measures.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was last measured beside the weights."""
+        measured = self.trainer.callback_metrics.items()
+        checkpoint["validation"] = {n: float(v) for n, v in measured if n.startswith(("change/", "landcover/"))}
+
     def configure_optimizers(self) -> Any:
-        """AdamW with a slower encoder, linear warm-up and cosine decay by step."""
+        """AdamW with a slower encoder, and a learning rate by step."""
         optim = self.settings.optim
         encoder = list(self.network.encoder.parameters())
         seen = {id(parameter) for parameter in encoder}
         rest = [parameter for parameter in self.network.parameters() if id(parameter) not in seen]
         groups = [{"params": encoder, "lr": optim.encoder_lr}, {"params": rest, "lr": optim.lr}]
         optimizer = torch.optim.AdamW(groups, weight_decay=optim.weight_decay)
-        warmup = max(1, int(optim.warmup * optim.steps))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, optim.steps - warmup)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: factor(optim.schedule, step, optim.steps, optim.warmup)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Decay:
+    """Exponential average of weights; torch's own function cannot be sent to another process."""
+
+    def __init__(self, decay: float) -> None:
+        """Keep the decay, 0–1."""
+        self.decay = decay
+
+    def __call__(self, averaged: Any, current: Any, count: Any) -> None:
+        """Move `averaged` towards `current`."""
+        get_ema_multi_avg_fn(self.decay)(averaged, current, count)
+
+
+def _average(network: nn.Module, decay: float) -> AveragedModel:
+    average = AveragedModel(network, multi_avg_fn=Decay(decay), use_buffers=True)
+    return average.requires_grad_(requires_grad=False)

@@ -1,4 +1,4 @@
-"""From a training run and its cross-validation to the bundle that is shipped."""
+"""From a training run and what was measured of it to the bundle that is shipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tuban.errors import UsageError
-from tuban.models.export import export_bundle, export_landcover, read_run
+from tuban.models.export import export_bundle, read_run
 
 if TYPE_CHECKING:
     from tuban.models.bundle import Bundle
@@ -22,19 +22,24 @@ _METHOD = (
     "root mean square of the standardised band differences of the same registered and normalised pair, with its "
     "background taken off and its threshold chosen in the same way."
 )
-
-_CALIBRATION = (
-    "The score is taken relative to the pair's background (its 90 % quantile: less than a tenth of a pair changes); "
-    "Platt scaling and threshold (best pooled F1) were fitted on the held-out predictions."
+_RELATIVE = (
+    "The score is taken relative to the pair's background (its {quantile:.0%} quantile: less than that share of the "
+    "rest of a pair changes); "
 )
+_FITTED = "Platt scaling and threshold (best pooled F1) were fitted on the held-out predictions."
+_UNMEASURED = "Nothing was held out: probability and threshold are the network's own, not calibrated."
+# Objects are counted in pixels of 10 m; of finer imagery their sizes would be wrong.
+_OBJECT_GSD_M = 10.0
 
 
-def release(run: Path, crossval: Path, out: Path, *, card: str) -> Bundle:
-    """Export a run as a bundle whose threshold, calibration and metrics are those of a cross-validation.
+def release(run: Path, measured: Path | None, out: Path, *, card: str) -> Bundle:
+    """Export a run as a bundle.
 
     Args:
         run: folder that `tuban train` wrote, trained on every place.
-        crossval: `crossval.json`, or the folder that holds it.
+        measured: where threshold, calibration and metrics come from: a `crossval.json` of the same settings or the
+            folder that holds it, or any JSON object with `threshold`, `calibration` (`slope`, `intercept`, perhaps
+            `background_quantile` and `method`) and what else was measured; None: nothing was.
         out: the bundle's folder.
         card: name under `configs/release`, or the path of such a YAML file.
 
@@ -43,47 +48,71 @@ def release(run: Path, crossval: Path, out: Path, *, card: str) -> Bundle:
         ModelError: the run is incomplete, or the exported graph differs from torch.
     """
     facts = _card(card)
-    measured = _read_json(crossval / "crossval.json" if crossval.is_dir() else crossval)
+    found = {} if measured is None else _read_json(measured / "crossval.json" if measured.is_dir() else measured)
     trained = _read_json(run / "train.json")
-    task = facts.pop("task", "change")
     try:
         name, version = facts.pop("name"), str(facts.pop("version"))
-        if task == "landcover":
-            facts["metrics"] = measured["landcover_agreement"] | {"folds": len(measured["folds"])}
-            facts["training"] |= {"places": trained["places"], "seed": trained["settings"]["seed"]}
-            return export_landcover(run, out, name=name, version=version, facts=facts)
-        facts["metrics"] = metrics(measured)
-        facts["threshold"] = measured["threshold"]
-        facts["calibration"] = {
-            **measured["calibration"],
-            "method": _CALIBRATION,
-        }
-        parameters = sum(parameter.numel() for parameter in read_run(run).parameters())
-        facts["training"] |= {
-            "places": trained["places"],
-            "seconds": trained["seconds"],
-            "seed": trained["settings"]["seed"],
-            "steps": trained["settings"]["optim"]["steps"],
-            "parameters_m": round(parameters / 1e6, 2),
-        }
+        facts["training"] |= _trained(trained) | {"parameters_m": _parameters_m(run, facts.get("task"))}
+        facts |= _landcover(found) if facts.get("task") == "landcover" else _change(found, facts["gsd_m"])
         return export_bundle(run, out, name=name, version=version, facts=facts)
     except KeyError as error:
-        raise UsageError(f"{card}, {crossval} or {run} lacks {error}; make them again with this version") from error
+        raise UsageError(f"{card}, {measured} or {run} lacks {error}; make them again with this version") from error
 
 
-def metrics(measured: dict[str, Any]) -> dict[str, Any]:
-    """Return what a bundle declares of a `crossval.json`."""
+def _trained(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a bundle declares of a `train.json`, as far as it is told there."""
+    settings = record.get("settings", record.get("args", {}))
+    told = {
+        "places": record.get("places"),
+        "seconds": record.get("seconds"),
+        "machine": record.get("machine"),
+        "seed": settings.get("seed"),
+        "steps": record.get("steps", settings.get("optim", settings).get("steps")),
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _parameters_m(run: Path, task: Any) -> float:
+    return round(sum(parameter.numel() for parameter in read_run(run, task).parameters()) / 1e6, 2)
+
+
+def _landcover(found: dict[str, Any]) -> dict[str, Any]:
+    if "landcover_agreement" in found:
+        return {"metrics": found["landcover_agreement"] | {"folds": len(found["folds"])}}
+    return {"metrics": found}
+
+
+def _change(found: dict[str, Any], gsd_m: list[float]) -> dict[str, Any]:
+    calibration = dict(found.get("calibration") or {"slope": 1.0, "intercept": 0.0})
+    quantile = calibration.get("background_quantile")
+    fitted = (_RELATIVE.format(quantile=quantile) if quantile else "") + _FITTED
+    calibration.setdefault("method", fitted if "calibration" in found else _UNMEASURED)
+    return {
+        "threshold": found.get("threshold", 0.5),
+        "calibration": calibration,
+        "metrics": metrics(found, objects=gsd_m[1] >= _OBJECT_GSD_M)
+        if "network" in found
+        else {key: value for key, value in found.items() if key not in {"threshold", "calibration"}},
+    }
+
+
+def metrics(measured: dict[str, Any], *, objects: bool = True) -> dict[str, Any]:
+    """Return what a bundle declares of a `crossval.json`; `objects`: with those counted at 10 m."""
     shared = ("f1", "f1_95", "precision", "recall", "average_precision", "auc")
     folds = "; ".join(", ".join(places) for places in measured["folds"].values())
     network, baseline = measured["network"], measured["difference_baseline"]
+    counted = {
+        "object_recall": measured["objects"]["recall"],
+        "object_precision": measured["objects"]["precision"],
+        "recall_by_size_m2": measured["recall_by_size_m2"],
+    }
     return {
         "method": _METHOD.format(folds=len(measured["folds"]), places=folds),
         **{key: network[key] for key in (*shared, "ece", "places")},
         **{f"baseline_{key}": baseline[key] for key in shared},
-        "object_recall": measured["objects"]["recall"],
-        "object_precision": measured["objects"]["precision"],
-        "recall_by_size_m2": measured["recall_by_size_m2"],
+        **(counted if objects else {}),
         "landcover_agreement": measured["landcover_agreement"]["overall"],
+        **({"seeds": measured["spread"]} if "spread" in measured else {}),
     }
 
 
@@ -105,4 +134,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing; run tuban train (and its cross-validation) first") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON ({error}); give the file that the cross-validation wrote") from error
     return content

@@ -1,164 +1,180 @@
-"""`tuban train`: fits one network and leaves its weights, settings and log in a folder."""
+"""`tuban train`: one run, from its settings to a folder with weights, record, log, panels and predictions."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-import time
+import os
+import platform
+import shutil
 from typing import TYPE_CHECKING, Any
 
-import lightning as L  # noqa: N812 (the library's documented alias)
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader
 
-from tuban.data.oscd import city_folders, load_city
-from tuban.errors import UsageError
-from tuban.models.network import ChangeNet, NetworkSpec
-from tuban.training.module import ChangeModule
-from tuban.training.sampling import CropDataset
+import tuban
+from tuban.errors import OutputError, UsageError
+from tuban.training.fit import fit
+from tuban.training.loggers import flattened
+from tuban.training.panels import panel, save_panel
+from tuban.training.places import load_split
+from tuban.training.predictions import save_prediction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tuban.data.place import Place
+    import lightning as L
+    from torch import nn
+
+    from tuban.training.fit import Fitted
+    from tuban.training.places import Split
     from tuban.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 
-
-def load_places(settings: TrainSettings) -> tuple[list[Place], list[Place]]:
-    """Return the cities to train on and those held out, by name.
-
-    Raises:
-        UsageError: a named place has no folder, or nothing is left to train on.
-    """
-    folders = {folder.name: folder for folder in city_folders(settings.data.root)}
-    wanted = settings.data.places if settings.data.places is not None else tuple(folders)
-    unknown = sorted({*wanted, *settings.data.holdout} - set(folders))
-    if unknown:
-        raise UsageError(f"{settings.data.root}: no place {', '.join(unknown)}; there are: {', '.join(folders)}")
-    training = [name for name in wanted if name not in settings.data.holdout]
-    if not training:
-        raise UsageError("every place is held out; leave at least one to train on")
-    read = {
-        name: load_city(folders[name], settings.data.bands, settings.data.classes)
-        for name in sorted({*training, *settings.data.holdout})
-    }
-    return [read[name] for name in training], [read[name] for name in settings.data.holdout]
+# What may differ between a run and its continuation: where things lie and who looks on, not what is computed.
+_FREE = {"out", "name", "accelerator", "strategy", "threads", "resume", "loggers", "mlflow_uri", "crossval", "fast_dev"}
+_FREE_DATA = {"root", "workers", "cache"}
 
 
-def statistics(cities: Sequence[Place]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per band over the valid pixels of both dates, a million samples at most."""
-    rng = np.random.default_rng(0)
-    samples = []
-    for city in cities:
-        for image in (city.before, city.after):
-            flat = image.reshape(image.shape[0], -1)
-            flat = flat[:, np.isfinite(flat).all(axis=0)]
-            samples.append(flat[:, rng.choice(flat.shape[1], min(flat.shape[1], 40_000), replace=False)])
-    values = np.concatenate(samples, axis=1).astype(np.float64)
-    return tuple(round(float(v), 6) for v in values.mean(axis=1)), tuple(round(float(v), 6) for v in values.std(axis=1))
-
-
-def fit(settings: TrainSettings, cities: Sequence[Place]) -> ChangeNet:
-    """Train on `cities` and return the averaged network in evaluation mode; writes nothing but the TensorBoard log."""
-    L.seed_everything(settings.seed, workers=True, verbose=False)
-    torch.set_num_threads(settings.threads)
-    mean, std = statistics(cities)
-    spec = NetworkSpec(settings.data.bands, settings.data.classes, mean, std)
-    module = ChangeModule(spec, settings)
-    optim = settings.optim
-    crops = CropDataset(cities, settings.data, optim.steps * optim.batch, settings.seed)
-    loader = DataLoader(crops, batch_size=optim.batch, num_workers=1, persistent_workers=True)
-    trainer = L.Trainer(
-        max_steps=optim.steps,
-        max_epochs=1,
-        accelerator=settings.accelerator,
-        devices=1,
-        precision=optim.precision,
-        gradient_clip_val=optim.clip,
-        callbacks=[EMAWeightAveraging(decay=optim.ema)] if optim.ema else [],
-        logger=TensorBoardLogger(save_dir=str(settings.out), name="log", version=""),
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=min(20, optim.steps),
-        enable_progress_bar=True,
-    )
-    trainer.fit(module, loader)
-    return module.network.eval()
-
-
-def train(settings: TrainSettings) -> dict[str, Any]:
+def train(settings: TrainSettings, split: Split | None = None, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
     """Train, predict the held-out places, and write the run's folder.
 
+    Args:
+        settings: of the run. With `resume="auto"`, a run that was interrupted goes on, and one that is complete is not
+            made again.
+        split: its places, if they are read already.
+        callbacks: further ones of Lightning.
+
     Returns:
-        The summary that is also `train.json`: settings, places, seconds, crops per second.
+        The summary that is also `train.json`: settings, places, seconds, where everything lies.
 
     Raises:
-        UsageError: a place is unknown.
+        UsageError: a place is unknown, the split leaks, or the folder holds a run with other settings.
+        OutputError: the folder cannot be written.
     """
-    training, holdout = load_places(settings)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    network = fit(settings, training)
-    seconds = time.perf_counter() - start
-    save_weights(network, settings.out)
-    for city in holdout:
-        save_prediction(network, city, settings.out)
-    summary = {
-        "settings": settings.model_dump(mode="json"),
-        "places": [city.name for city in training],
-        "holdout": [city.name for city in holdout],
-        "crops": settings.optim.steps * settings.optim.batch,
-        "seconds": round(seconds, 1),
-        "crops_per_second": round(settings.optim.steps * settings.optim.batch / seconds, 1),
-        "torch": torch.__version__,
-    }
-    (settings.out / "train.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if settings.fast_dev:
+        settings = fast(settings)
+    if (complete := _prepare(settings)) is not None:
+        return complete
+    split = load_split(settings.data) if split is None else split
+    fitted = fit(settings, split, callbacks)
+    summary = _summary(settings, split, fitted)
+    if rank_zero_only.rank == 0:
+        try:
+            _write(settings, split, fitted, summary)
+        except OSError as error:
+            raise OutputError(
+                f"{settings.out}: the run cannot be written: {error}; give out= with more room"
+            ) from error
     return summary
 
 
-def save_weights(network: ChangeNet, folder: Path) -> None:
+def fast(settings: TrainSettings) -> TrainSettings:
+    """Return settings of two steps that do everything once: validation, checkpoint, panels."""
+    optim = settings.optim.model_copy(update={"steps": 2, "batch": 2})
+    validation = settings.validation.model_copy(update={"every": 1, "patience": 0})
+    return settings.model_copy(update={"optim": optim, "validation": validation, "resume": "never"})
+
+
+def _prepare(settings: TrainSettings) -> dict[str, Any] | None:
+    """Make the folder ready; return the summary of a run that is complete already.
+
+    Raises:
+        UsageError: the folder holds a run with other settings.
+    """
+    if rank_zero_only.rank != 0:
+        return None
+    folder, kept = settings.out, settings.out / "settings.json"
+    try:
+        if settings.resume == "never":
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            (folder / "train.json").unlink(missing_ok=True)
+        elif kept.is_file() and (folder / "checkpoints").is_dir():
+            earlier = json.loads(kept.read_text(encoding="utf-8"))
+            if differing := _differing(earlier, settings.model_dump(mode="json")):
+                raise UsageError(
+                    f"{folder} holds a run with other settings ({'; '.join(differing)}); "
+                    "give another out=, or resume=never to train anew"
+                )
+            if (folder / "train.json").is_file():
+                _log.warning("%s is complete; resume=never trains it anew", folder)
+                summary: dict[str, Any] = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+                return summary
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{folder}: the run cannot be written: {error}; give another out=") from error
+    return None
+
+
+def _differing(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the settings that decide about a run's numbers and differ, as `name: was -> is`."""
+    free = _FREE | {f"data.{name}" for name in _FREE_DATA}
+    was, now = flattened(earlier), flattened(now)
+    names = [name for name in sorted({*was, *now}) if name not in free and name.split(".")[0] not in free]
+    return [f"{name}: {was.get(name)} -> {now.get(name)}" for name in names if was.get(name) != now.get(name)]
+
+
+def _summary(settings: TrainSettings, split: Split, fitted: Fitted) -> dict[str, Any]:
+    optim = settings.optim
+    crops = fitted.steps * optim.batch * optim.accumulate * settings.devices
+    out = settings.out
+    files = {
+        "weights": out / "weights.safetensors",
+        "spec": out / "spec.json",
+        "record": out / "train.json",
+        "checkpoints": out / "checkpoints",
+        "tensorboard": out / "log" if "tensorboard" in settings.loggers else None,
+        "metrics": out / "metrics.csv" if "csv" in settings.loggers else None,
+        "mlflow": settings.mlflow_uri if "mlflow" in settings.loggers else None,
+        "panels": out / "panels" if settings.validation.panels and (split.validation or split.holdout) else None,
+        "predictions": out if split.holdout else None,
+    }
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "places": [place.name for place in split.training],
+        "validation": [place.name for place in split.validation],
+        "holdout": [place.name for place in split.holdout],
+        "left_out": split.left_out,
+        "steps": fitted.steps,
+        "kept_step": fitted.step,
+        "measured": fitted.validation,
+        "crops": crops,
+        "seconds": round(fitted.seconds, 1),
+        "crops_per_second": round(crops / max(fitted.seconds, 1e-9), 1),
+        **fitted.facts,
+        "tuban": tuban.__version__,
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "files": {name: str(path) for name, path in files.items() if path is not None},
+    }
+
+
+def _write(settings: TrainSettings, split: Split, fitted: Fitted, summary: dict[str, Any]) -> None:
+    """Write weights, predictions and panels, and last of all `train.json`, which says that a run is complete."""
+    save_weights(fitted.network, settings.out)
+    for number, place in enumerate(split.holdout):
+        prediction = save_prediction(fitted.network, place, settings.out)
+        if number < settings.validation.panels:
+            path = settings.out / "panels" / "holdout" / f"{place.name}.png"
+            save_panel(path, panel(place, prediction, fitted.network.spec))
+    _replace(settings.out / "train.json", json.dumps(summary, indent=2) + "\n")
+
+
+def save_weights(network: nn.Module, folder: Path) -> None:
     """Write `weights.safetensors` and `spec.json`, from which `tuban.models.export` makes a bundle."""
-    spec = network.spec
-    fields = ("bands", "classes", "mean", "std", "encoder", "depth", "width", "stem")
-    (folder / "spec.json").write_text(
-        json.dumps({name: getattr(spec, name) for name in fields}, indent=2) + "\n", encoding="utf-8"
-    )
+    _replace(folder / "spec.json", json.dumps(dataclasses.asdict(network.spec), indent=2) + "\n")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, str(folder / "weights.safetensors"))
+    scratch = folder / ".weights.safetensors"
+    save_file(state, str(scratch))
+    scratch.replace(folder / "weights.safetensors")
 
 
-@torch.inference_mode()
-def predict(network: ChangeNet, city: Place) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return change logits float32 and the land-cover index uint8 of both dates, all `(h, w)`, of a small city."""
-    height, width = city.change.shape
-    stride = network.spec.stride
-    margin = 4 * stride
-    pad = ((0, 0), (margin, margin + -height % stride), (margin, margin + -width % stride))
-    images = [torch.from_numpy(np.pad(image, pad, mode="reflect"))[None] for image in (city.before, city.after)]
-    logits = network(*images)
-    inside = (slice(margin, margin + height), slice(margin, margin + width))
-    first, second = (out[0].argmax(0).numpy().astype(np.uint8)[inside] for out in logits[:2])
-    return logits.change[0].float().numpy()[inside], first, second
-
-
-def save_prediction(network: ChangeNet, city: Place, folder: Path) -> None:
-    """Write `<city>.npz` with logits, labels and the difference baseline, for `tuban.training.crossval`."""
-    change, first, second = predict(network, city)
-    std = np.asarray(network.spec.std, dtype=np.float32).reshape(-1, 1, 1)
-    difference = np.sqrt(np.square((city.after - city.before) / std).mean(axis=0))
-    np.savez_compressed(
-        folder / f"{city.name}.npz",
-        logit=change.astype(np.float16),
-        difference=difference.astype(np.float16),
-        change=city.change,
-        landcover=np.stack([first, second]),
-        weak=np.stack([city.landcover_before, city.landcover_after]),
-        confidence=np.stack([city.weight_before, city.weight_after]),
-    )
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

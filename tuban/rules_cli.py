@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from pathlib import Path  # noqa: TC003 - typer reads the annotation
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tuban.console import show
 from tuban.errors import TubanError, UsageError
+from tuban.options import Json, Rules, day
 
 rules_app = typer.Typer(no_args_is_help=True, help="Rule packs: dated rules of a jurisdiction.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 Lang = Annotated[str, typer.Option(help="Language of the words: zh or en.")]
-Rules = Annotated[str, typer.Option(help="Rule pack: a name, or the path of a YAML file.")]
 Day = Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD: the rules in force on that day.")]
 
 
@@ -30,11 +28,11 @@ def rules_list(
     from tuban.postprocess.rulebook import rule_rows
     from tuban.postprocess.rules import load_pack, pack_names
 
-    day, lang = _day(date), _lang(lang)
+    on, lang = day(date), _lang(lang)
     packs = [load_pack(name) for name in ([rules] if rules else pack_names())]
     rows: list[dict[str, Any]] = [
         {"pack": pack.id, "version": pack.version, "title": pack.title[lang], "source": pack.source,
-         "effective_from": str(pack.effective_from), "rules": rule_rows(pack, day, lang)}
+         "effective_from": str(pack.effective_from), "rules": rule_rows(pack, on, lang)}
         for pack in packs
     ]  # fmt: skip
     lines = []
@@ -60,7 +58,7 @@ def rules_explain(
     from tuban.postprocess.rulebook import explain
     from tuban.postprocess.rules import load_pack
 
-    found = explain(load_pack(rules), rule, _day(date), _lang(lang))
+    found = explain(load_pack(rules), rule, day(date), _lang(lang))
     show(found, _explained(found, zh=lang == "zh"), as_json=as_json)
 
 
@@ -137,13 +135,6 @@ def _explained(found: dict[str, Any], *, zh: bool) -> list[str]:
 
 def _expected(expect: dict[str, Any]) -> str:
     return ", ".join(str(v) if k in {"status", "severity"} else f"{k} {v:g}" for k, v in expect.items())
-
-
-def _day(text: str | None) -> dt.date | None:
-    try:
-        return None if text is None else dt.date.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no date; give YYYY-MM-DD") from error
 
 
 def _lang(text: str) -> str:

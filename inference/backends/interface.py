@@ -1,7 +1,7 @@
 """The interface that every backend keeps: named float32 arrays in, named outputs out.
 
-A change bundle's graph takes `before` and `after` and gives `landcover_before`, `landcover_after` and `change`; a
-land-cover bundle's takes `image` and gives `landcover`. Of each land cover may also be asked for `<name>_class`, the
+A change bundle's graph takes `before` and `after` and gives `change` and, where it has classes, `landcover_before` and
+`landcover_after`; a land-cover bundle's takes `image` and gives `landcover`. Of each land cover may also be asked for `<name>_class`, the
 position of its largest probability, and `<name>_confidence`, that probability: a graph that makes them itself never
 writes the probabilities to memory.
 """
@@ -117,13 +117,14 @@ def check_graph(
         ModelError: names or channels are others.
     """
     layout = next((names for names in LAYOUTS if set(names) == set(inputs)), None)
-    if layout is None or not set(LAYOUTS[layout]) <= set(outputs):
-        kinds = "; or ".join(f"{list(names)} and {list(gives)}" for names, gives in LAYOUTS.items())
+    gives = [name for name in LAYOUTS[layout] if bundle.classes or name == "change"] if layout else []
+    if layout is None or not set(gives) <= set(outputs):
+        kinds = "; or ".join(f"{list(takes)} and {list(makes)}" for takes, makes in LAYOUTS.items())
         raise ModelError(
             f"{path} has inputs {sorted(inputs)} and outputs {sorted(outputs)}; a bundle needs {kinds}: "
             "export the model again"
         )
-    covers = [name for name in LAYOUTS[layout] if name.startswith("landcover")]
+    covers = [name for name in gives if name.startswith("landcover")]
     expected = {name: len(bundle.bands) for name in layout} | {name: len(bundle.classes) for name in covers}
     for name, count in expected.items():
         channels = (inputs[name] if name in inputs else outputs[name])[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
@@ -106,6 +107,8 @@ def _accelerated(path: Path, device: str, threads: int) -> tuple[Any, str]:
     # TF32 keeps 10 bits of the mantissa: results would differ from the CPU's by far more than rounding.
     cuda = (PROVIDERS["cuda"], {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
     providers = [*([PROVIDERS["tensorrt"]] if device == "tensorrt" else []), cuda, PROVIDERS["cpu"]]
+    if device == "tensorrt":  # it has no option for it; NVIDIA's libraries read the environment as they load
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     onnxruntime.set_default_logger_severity(4)  # what it would log is told by the caller
     told = io.StringIO()
     with contextlib.redirect_stdout(told):  # where it prints what it misses

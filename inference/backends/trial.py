@@ -35,6 +35,8 @@ SECONDS = 4.0
 SHARE = 0.02
 GAIN = 0.1
 """Another backend is taken only when it is at least this much faster: what hangs on noise would differ every time."""
+WORTH = 8.0
+"""A run of fewer seconds is over before a trial is worth its while, though it is remembered for those to come."""
 _SMALL_PX = 4_000_000  # a run of fewer pixels is over before a trial is worth its while
 
 
@@ -53,7 +55,7 @@ class TrialResult:
     choice: Installed
     measured: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
     seconds: float = 0.0
 
     def details(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def trial(
     pixels: int,
     threads: int = 0,
     device: Device = "auto",
+    anyway: bool = False,
 ) -> TrialResult:
     """Measure the installed backends and choose the fastest that agrees with ONNX Runtime.
 
@@ -80,40 +83,48 @@ def trial(
         pixels: pixels the run will feed to the network.
         threads: as for `open_backend`.
         device: as for `open_backend`; a backend without that device is left out.
+        anyway: however short the run.
 
     Returns:
         The choice; `onnx` without any measurement where nothing else is installed or the run is small.
     """
     started = time.perf_counter()
-    if reason := needless(pixels):
+    if reason := needless(pixels, anyway=anyway):
         return TrialResult("onnx", notes=(reason,))
     others = installed()[1:]
     with tempfile.TemporaryDirectory(prefix="tuban-trial-") as scratch:
         bench = Bench(bundle, sample, tuple(wanted), Path(scratch), threads, device)
-        result = compare(bench, others, pixels)
+        result = compare(bench, others, pixels, worth=0.0 if anyway else WORTH)
     result = replace(result, seconds=round(time.perf_counter() - started, 2))
     log.info("backend %s chosen in %.1f s: %s", result.choice, result.seconds, result.measured or result.notes)
     return result
 
 
-def needless(pixels: int) -> str:
-    """Return why a run of so many pixels fed needs no trial of backends, or ''."""
+def needless(pixels: int, *, anyway: bool = False) -> str:
+    """Return why a run of so many pixels fed needs no trial of backends, or ''; `anyway` is however few they are."""
     if len(installed()) == 1:
         return "no backend but onnx is installed, so none was tried"
-    if pixels < _SMALL_PX:
+    if pixels < _SMALL_PX and not anyway:
         return f"a run of {pixels / 1e6:.1f} Mpx is too small for a trial of backends"
     return ""
 
 
-def compare(bench: Bench, others: Sequence[Installed], pixels: int) -> TrialResult:
-    """Measure onnx and then `others` on `bench` as far as a run of so many pixels is worth it, and choose."""
+def compare(bench: Bench, others: Sequence[Installed], pixels: int, *, worth: float = WORTH) -> TrialResult:
+    """Measure onnx and then `others` on `bench`, as far as a run of so many pixels is worth it, and choose.
+
+    Args:
+        bench: measures.
+        others: the backends besides onnx, the likeliest first.
+        pixels: pixels that the run will feed to the network.
+        worth: seconds that a run must take with onnx for any other to be tried.
+    """
     started, side = time.perf_counter(), bench.sides()[-1]
     reference = bench.measure("onnx", side)
     if isinstance(reference, str):
         # The run itself will meet the same error, and say it as it should be said.
         return TrialResult("onnx", refused={"onnx": reference}, notes=("onnx failed in the trial; no other was tried",))
     estimate = reference.s_per_mpx * pixels / 1e6
-    if estimate * GAIN < SECONDS:
+    if estimate < worth:
         note = f"a run of about {estimate:.0f} s is too short for a trial of other backends"
         return TrialResult("onnx", _table([reference]), notes=(*reference.notes, note))
     deadline = started + max(SECONDS, SHARE * estimate)

@@ -21,7 +21,8 @@ from tuban.postprocess.landcover import LandcoverSettings
 from tuban.postprocess.plan_qa import PlanQASettings
 from tuban.postprocess.report import ReportSettings
 from tuban.postprocess.rules import load_pack, pack_names
-from tuban.postprocess.settings import DetectSettings, VectorCheckSettings
+from tuban.postprocess.settings import DetectSettings
+from tuban.postprocess.vector_check import VectorCheckSettings
 from tuban.postprocess.vectorize import VectorizeSettings
 
 FOLDER = Path(tuban.configs.__file__).parent
@@ -40,7 +41,18 @@ SCHEMAS = {
     "plan_qa": PlanQASettings,
 }
 # Tables that are read by the modules named, not composed by Hydra.
-TABLES = {"classes", "cloud_masks", "crosswalks", "demo", "legend", "notes.zh", "plan", "rule_words", "sensors"}
+TABLES = {
+    "baseline_classes",
+    "classes",
+    "cloud_masks",
+    "crosswalks",
+    "demo",
+    "legend",
+    "notes.zh",
+    "plan",
+    "rule_words",
+    "sensors",
+}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -5,8 +5,9 @@ import pytest
 import rasterio
 from affine import Affine
 
-from tuban.data.catalog import catalogue, stats, verify
-from tuban.data.dataset import Dataset, dataset, datasets, recognise
+from tuban.data.catalog import catalogue, verify
+from tuban.data.dataset import Dataset, dataset, datasets, open_folder
+from tuban.data.dataset_stats import lines, stats
 from tuban.errors import SceneError, UsageError
 
 GRID = Affine(1e-4, 0, 10, 0, -1e-4, 50)
@@ -35,14 +36,14 @@ def oscd(tmp_path):
 
 
 def test_an_intact_folder_verifies(oscd):
-    result = verify(dataset("oscd"), oscd)
+    result = verify(open_folder(oscd))
     assert result.ok
     assert (result.items, result.files, result.faults) == (2, 6, ())
     assert json.dumps(result.summary())
 
 
 def test_stats_count_what_was_written(oscd):
-    result = stats(dataset("oscd"), oscd)
+    result = stats(open_folder(oscd))
     assert result["pixels"] == 1200
     assert result["labels"]["change"] == {
         "unchanged": {"pixels": 1140, "share": 0.95},
@@ -52,6 +53,13 @@ def test_stats_count_what_was_written(oscd):
     assert first["item"] == "nantes"
     assert first["bounds"] == pytest.approx([10, 49.998, 10.003, 50])
     assert first["dates"] == {"before": "2016-01-01", "after": "2018-02-03"}
+    assert first["changed"] == 0.05
+    assert result["classes"]["change"] == {
+        "unchanged": {"pixels": 1140, "share": 0.95},
+        "changed": {"pixels": 60, "share": 0.05},
+    }
+    assert result["split"] == {"train": 2, "validation": 0, "test": 0}
+    assert "    changed: 60 pixels, 5.00%" in lines(result)
 
 
 def lose_after(city):
@@ -112,7 +120,7 @@ def broken_dates(city):
 )
 def test_each_kind_of_damage_is_named_once(oscd, harm, role, said):
     harm(oscd / "nantes")
-    result = verify(dataset("oscd"), oscd)
+    result = verify(open_folder(oscd))
     assert not result.ok
     (fault,) = result.faults
     assert (fault.item, fault.role) == ("nantes", role)
@@ -121,21 +129,37 @@ def test_each_kind_of_damage_is_named_once(oscd, harm, role, said):
 
 
 def test_an_empty_folder_is_not_intact(tmp_path):
-    result = verify(dataset("oscd"), tmp_path)
+    result = verify(open_folder(tmp_path, "oscd"))
     assert not result.ok
-    assert "NAME/before.tif" in result.faults[0].remedy
+    assert "{item}/before.tif" in result.faults[0].remedy
 
 
-def test_a_folder_is_recognised_by_its_name_or_its_subfolders(oscd):
-    assert [(known.id, path.name) for known, path in recognise(oscd)] == [("oscd", "oscd")]
-    assert [known.id for known, _ in recognise(oscd.parent)] == ["oscd"]
-    assert recognise(oscd / "nantes", "oscd")[0][1] == oscd / "nantes"
-    with pytest.raises(SceneError, match="not recognised"):
-        recognise(oscd / "nantes")
+def test_images_that_belong_to_no_item_are_noted(oscd):
+    write(oscd / "spare.tif", np.ones((10, 20, 30), np.uint16))
+    result = verify(open_folder(oscd))
+    assert result.ok
+    assert result.notes == ("1 images belong to no item: spare.tif",)
+
+
+def test_a_folder_is_recognised_by_its_name_or_its_files(oscd):
+    assert open_folder(oscd).dataset.id == "oscd"
+    other = oscd.rename(oscd.parent / "cities of mine")
+    assert open_folder(other).dataset.id == "oscd"  # nothing else is laid out so
+    with pytest.raises(SceneError, match="not recognised, by its name or by its files"):
+        open_folder(other / "nantes")
+    assert open_folder(other / "nantes", "oscd").path == other / "nantes"
     with pytest.raises(SceneError, match="is no folder"):
-        recognise(oscd / "nowhere")
+        open_folder(oscd / "nowhere")
     with pytest.raises(UsageError, match=r"unknown data set 'oscf'.*oscd"):
-        recognise(oscd, "oscf")
+        open_folder(other, "oscf")
+
+
+def test_a_folder_that_may_be_several_data_sets_is_asked_about(tmp_path):
+    for name in ("A", "B", "label"):
+        write(tmp_path / "mine" / name / "1.tif", np.ones((3, 8, 8), np.uint8))
+    write(tmp_path / "mine" / "train" / "A" / "1.png", np.ones((3, 8, 8), np.uint8))
+    with pytest.raises(SceneError, match=r"may be fotbcd, levir.*dataset\.yaml"):
+        open_folder(tmp_path / "mine")
 
 
 def test_every_shipped_data_set_is_described_with_a_licence():
@@ -147,13 +171,23 @@ def test_every_shipped_data_set_is_described_with_a_licence():
 
 def test_a_role_that_does_not_exist_is_refused():
     entry = dataset("oscd").model_dump()
-    entry["roles"][1]["same_size_as"] = "earlier"
-    with pytest.raises(ValueError, match="unknown role 'earlier'"):
+    entry["layouts"][0]["roles"][2]["same_size_as"] = "landcover"
+    with pytest.raises(ValueError, match="unknown role 'landcover'"):
         Dataset.model_validate(entry)
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["landsat_cn", "naip_nd", "loveda"])
-def test_real_folders_are_intact(data_root, name):
-    known = dataset(name)
-    assert verify(known, data_root / known.folders[0]).ok
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("landsat_cn", "landsat_cn"), ("naip_nd", "naip_nd"), ("loveda_samples", "loveda"), ("fotbcd", "fotbcd"),
+        ("sztaki", "sztaki"), ("levir_samples", "levir"), ("whu_samples", "whu"),
+        ("s2_fields_belgium", "s2_fields_belgium"),
+    ],
+)  # fmt: skip
+def test_real_folders_are_intact(data_root, folder, name):
+    found = open_folder(data_root / folder)
+    assert found.dataset.id == name
+    result = verify(found)
+    assert result.faults == ()
+    assert result.items > 0

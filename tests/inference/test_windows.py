@@ -23,7 +23,9 @@ def test_every_pixel_is_kept_exactly_once_and_origins_are_multiples_of_the_strid
         assert (window.row - halo) % stride == (window.col - halo) % stride == 0
         seen[window.row : window.row + window.height, window.col : window.col + window.width] += 1
     assert (seen == 1).all()
-    assert all(side <= tile and side % stride == 0 for side in plan.input_shape)
+    height, width = plan.input_shape
+    assert height * width <= tile * tile
+    assert height % stride == width % stride == 0
     assert plan.core_height % 16 == plan.core_width % 16 == 0
 
 
@@ -44,6 +46,19 @@ def test_a_raster_a_little_larger_than_a_core_is_halved():
     plan = plan_windows(500, 480, tile=512, halo=16, stride=16)
     assert (plan.rows, plan.cols) == (2, 1)
     assert plan.core_height == 256
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 4), st.integers(3, 12))
+def test_never_more_is_fed_than_to_even_squares(h, w, halos, cores):
+    halo, tile = 16 * halos, 32 * halos + 16 * cores
+    rows, cols = (-(-size // (16 * cores)) for size in (h, w))
+    even = [-(-size // (count * 16)) * 16 + 2 * halo for size, count in ((h, rows), (w, cols))]
+    assert plan_windows(h, w, tile=tile, halo=halo, stride=16).fed_px <= rows * even[0] * cols * even[1]
+
+
+def test_a_window_may_be_longer_where_it_is_narrower():
+    plan = plan_windows(3072, 3072, tile=1024, halo=64, stride=16)
+    assert (plan.rows, plan.cols, plan.input_shape) == (3, 4, (1152, 896))
 
 
 def test_planning_a_province_costs_nothing():

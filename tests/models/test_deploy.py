@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from tuban.errors import ModelError
-from tuban.models.deploy import DeployedChange, DeployedLandcover, LandcoverHalf, softmax
+from tuban.models.deploy import DeployedChange, DeployedLandcover, LandcoverOnly, PlainChange, deployed
 from tuban.models.export import export_onnx
+from tuban.models.folding import softmax
 from tuban.models.network import ChangeNet, NetworkSpec
 
 BANDS = ("B02", "B03", "B04", "B08")
@@ -64,6 +65,23 @@ def test_the_numbers_are_those_of_the_trained_network(dates, changes):
     assert (second_class == logits.landcover_after.argmax(1)).float().mean() > 0.999
 
 
+def test_change_alone_is_shipped_in_the_fast_form_too(dates):
+    network = build(classes=())
+    graph = deployed(network, 1.5, -0.5)
+    assert isinstance(graph, DeployedChange)
+    assert graph.outputs == ("change",)
+    padded = [torch.nn.functional.pad(date, (0, 8, 0, 8), value=0.1) for date in dates]
+    with torch.inference_mode():
+        (change,) = graph(*padded)
+        torch.testing.assert_close(change, torch.sigmoid(1.5 * network(*padded).change - 0.5), rtol=0, atol=2e-5)
+
+
+def test_other_fusions_are_shipped_as_they_were_trained(tmp_path):
+    graph = deployed(build(fusion="attention", depth=2, width=(16, 8)))
+    assert isinstance(graph, PlainChange)
+    assert export_onnx(graph, tmp_path / "model.onnx", bands=4) < 1e-4
+
+
 def test_the_trained_network_is_left_as_it_was(network, dates):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     DeployedChange(network)
@@ -90,7 +108,7 @@ def test_the_graph_pads_inside_its_convolutions(network, tmp_path):
 
 def test_the_landcover_half_says_what_the_whole_says(network, dates, tmp_path):
     dates = tuple(torch.nn.functional.pad(date, (0, 8, 0, 8), value=0.1) for date in dates)
-    deployed = DeployedLandcover(LandcoverHalf(network), network.spec.mean, network.spec.std)
+    deployed = DeployedLandcover(LandcoverOnly(network), network.spec.mean, network.spec.std)
     with torch.inference_mode():
         logits = network(*dates).landcover_before
         cover, best, confidence = deployed(dates[0])

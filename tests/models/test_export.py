@@ -9,8 +9,10 @@ import torch
 
 from tuban.errors import ModelError
 from tuban.models.bundle import Bundle
-from tuban.models.export import export_bundle, model_card, read_run
+from tuban.models.card import model_card
+from tuban.models.export import export_bundle, read_run
 from tuban.models.network import ChangeNet, NetworkSpec
+from tuban.models.rebuild import rebuild
 from tuban.training.train import save_weights
 
 _NUMBERS = ("f1", "precision", "recall", "average_precision", "auc", "ece", "object_recall", "object_precision")
@@ -91,6 +93,44 @@ def test_the_card_prints_the_bundles_numbers(bundle):
     text = model_card(bundle)
     assert "it knows nothing" in text
     assert f"halo of {bundle.halo}" in text
+
+
+def test_change_without_land_cover_is_shipped(tmp_path):
+    network = ChangeNet(NetworkSpec(("B04", "B03", "B02"), (), (0.4,) * 3, (0.2,) * 3, depth=2, width=(16, 8)))
+    save_weights(network, tmp_path)
+    facts = FACTS | {"required_bands": ("B04",), "gsd_m": (0.2, 2.0), "units": "byte", "metrics": {"f1": 0.25}}
+    made = export_bundle(tmp_path, tmp_path / "b", name="vhr", version="1", facts=facts)
+    assert (made.classes, made.change_to_classes, made.units) == ((), (18,), "byte")
+    item = json.loads((made.path / "mlm.json").read_text())
+    assert [output["name"] for output in item["properties"]["mlm:output"]] == ["change"]
+    assert "8-bit numbers" in item["properties"]["mlm:input"][0]["description"]
+    card = (made.path / "MODEL_CARD.md").read_text()
+    assert "| f1 | 0.25 |" in card
+    assert "the first is assumed" in card
+    before, after = (torch.rand(1, 3, 16, 24) for _ in range(2))
+    with torch.inference_mode():
+        expected = torch.sigmoid(1.5 * network.eval()(before, after).change - 0.5)
+        torch.testing.assert_close(rebuild(made)(before, after)[0], expected, rtol=0, atol=2e-3)
+
+
+def test_the_land_cover_half_of_a_change_run_is_shipped(run, tmp_path):
+    facts = FACTS | {"task": "landcover", "metrics": {}}
+    made = export_bundle(run, tmp_path, name="half", version="1", facts=facts)
+    assert made.task == "landcover"
+    item = json.loads((made.path / "mlm.json").read_text())
+    assert [entry["name"] for entry in item["properties"]["mlm:input"]] == ["image"]
+    image = torch.rand(1, 3, 32, 48)
+    with torch.inference_mode():
+        expected = read_run(run)(image, image).landcover_before.softmax(1)
+        torch.testing.assert_close(rebuild(made)(image)[0], expected, rtol=0, atol=2e-3)
+
+
+def test_weights_that_do_not_fit_are_refused_in_one_line(run, tmp_path):
+    other = json.loads((run / "spec.json").read_text()) | {"stem": 8}
+    (tmp_path / "spec.json").write_text(json.dumps(other))
+    (tmp_path / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes())
+    with pytest.raises(ModelError, match="do not fit"):
+        read_run(tmp_path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -1,8 +1,12 @@
+import dataclasses
+import json
+
 import pytest
 import torch
 
-from tuban.models.encoder import lite0_weights
-from tuban.models.network import ChangeNet, NetworkSpec
+from tuban.errors import UsageError
+from tuban.models.initialise import lite_weights
+from tuban.models.network import ChangeNet, NetworkSpec, build
 from tuban.models.reach import receptive_reach
 
 BANDS = ("B02", "B03", "B04", "B08")
@@ -42,6 +46,46 @@ def test_nan_is_the_training_mean(network):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("fusion", ["difference", "concat", "attention"])
+def test_change_without_land_cover(fusion):
+    network = build(spec(classes=(), fusion=fusion)).train()
+    out = network(torch.rand(2, 4, 32, 48), torch.rand(2, 4, 32, 48))
+    assert (out.landcover_before, out.landcover_after) == (None, None)
+    assert out.change.shape == (2, 32, 48)
+    out.change.sum().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+def test_land_cover_alone_is_that_half_of_the_change_network(network):
+    half = build(spec(task="landcover")).eval()
+    half.load_state_dict({name: network.state_dict()[name] for name in half.state_dict()})
+    image = torch.rand(1, 4, 32, 48)
+    with torch.inference_mode():
+        out = half(image)
+        assert (out.landcover_after, out.change) == (None, None)
+        torch.testing.assert_close(out.landcover_before, network(image, image).landcover_before)
+
+
+def test_a_spec_goes_through_json():
+    there = spec(fusion="concat", classes=[], width=[24, 16], depth=2)
+    assert NetworkSpec(**json.loads(json.dumps(dataclasses.asdict(there)))) == there
+    assert spec().fusion == "all"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mean": (0.1,)}, "one of each"),
+        ({"depth": 3}, "one for each stage"),
+        ({"fusion": "sum"}, "use all, difference"),
+        ({"task": "landcover", "classes": ()}, "needs classes"),
+    ],
+)
+def test_a_spec_that_does_not_fit_together_is_refused(wrong, said):
+    with pytest.raises(UsageError, match=said):
+        spec(**wrong)
+
+
 def test_swapping_the_dates_swaps_the_land_cover(network):
     before, after = torch.rand(1, 4, 32, 32), torch.rand(1, 4, 32, 32)
     with torch.inference_mode():
@@ -51,8 +95,8 @@ def test_swapping_the_dates_swaps_the_land_cover(network):
 
 
 def test_imagenet_filters_reach_the_bands_they_saw():
-    first = next(iter(lite0_weights().values()))
-    loaded = ChangeNet(spec(), imagenet=True).encoder.model.conv_stem.weight
+    first = next(iter(lite_weights().values()))
+    loaded = build(spec(), initialise="imagenet").encoder.model.conv_stem.weight
     scale = 3 / len(BANDS)
     torch.testing.assert_close(loaded[:, 2], first[:, 0] * scale)  # B04 is the red of RGB
     torch.testing.assert_close(loaded[:, 0], first[:, 2] * scale)  # B02 its blue
@@ -84,6 +128,25 @@ def test_nothing_beyond_the_reach_moves_an_output(network):
         torch.testing.assert_close(x[..., middle, middle], y[..., middle, middle], rtol=1e-5, atol=1e-5)
 
 
-def test_a_trial_image_too_small_for_the_reach_is_said(network):
-    with pytest.raises(ValueError, match="does not fit"):
-        receptive_reach(network, size=128)
+def test_a_reach_beyond_every_trial_image_is_none(network):
+    assert receptive_reach(network, sizes=(128, 192)) is None
+
+
+def test_the_reach_of_plain_convolutions_is_counted_by_hand():
+    """Two 3 x 3 convolutions and a stride-2 pyramid with a known kernel: the oracle is arithmetic."""
+
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spec = spec(depth=1, width=(1,))
+            self.one, self.two = torch.nn.Conv2d(4, 2, 3, padding=1), torch.nn.Conv2d(2, 1, 5, padding=2)
+
+        def normalise(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nan_to_num(x)
+
+        def forward(self, before: torch.Tensor, _after: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            coarse = torch.nn.functional.max_pool2d(self.two(self.one(self.normalise(before))), 2)
+            return (torch.nn.functional.interpolate(coarse, scale_factor=2.0)[:, 0],)
+
+    # One pixel and two for the convolutions; a pooled cell passes to its other pixel.
+    assert receptive_reach(Plain(), sizes=(32,)) == 1 + 2 + 1

@@ -251,7 +251,7 @@ def test_overrides_reach_the_run(pair, small, tmp_path):
 def test_without_a_plan_there_are_changes_and_no_findings(pair, small, tmp_path):
     result = pair.detect(tmp_path / "out", plan=None)
     assert result.code == 0, result.err
-    assert result.record["layers"] == {"findings": 0, "changes": len(small.SITES), "plan_qa": 0}
+    assert result.record["layers"] == {"findings": 0, "changes": len(small.SITES), "plan_qa": 0, "unseen": 0}
     assert list(small.findings(tmp_path / "out").columns[:3]) == ["finding_id", "change_id", "rule_id"]
 
 

@@ -22,7 +22,7 @@ from tuban.postprocess.layers import (
     iter_layer,
     write_layers,
 )
-from tuban.postprocess.styles import changes_qml, findings_qml, plan_qa_qml
+from tuban.postprocess.styles import changes_qml, findings_qml, plan_qa_qml, unseen_qml
 
 CRS = "EPSG:4547"
 
@@ -59,13 +59,21 @@ def test_findings_are_the_layer_a_reader_gets_first(tmp_path, factory):
 
 def test_empty_layers_exist_with_their_schema(tmp_path):
     path = tmp_path / "findings.gpkg"
-    write_layers(path, crs=CRS)
+    with LayerWriter(path, crs=CRS, layers=tuple(layers.LAYERS)):
+        pass
     for layer, columns in layers.LAYERS.items():
         info = pyogrio.read_info(path, layer=layer)
         assert list(info["fields"]) == list(columns)
         assert info["features"] == 0
         assert info["crs"] == CRS
         assert info["geometry_type"] == "MultiPolygon"
+
+
+def test_the_unseen_layer_is_only_there_where_it_was_asked_for(tmp_path):
+    write_layers(tmp_path / "f.gpkg", crs=CRS)
+    assert "unseen" not in {name for name, _ in pyogrio.list_layers(tmp_path / "f.gpkg")}
+    with pytest.raises(VectorError, match="no layer 'unseen'"), LayerWriter(tmp_path / "g.gpkg", crs=CRS) as writer:
+        writer.append("unseen", qa_frame())
 
 
 def test_second_run_gives_the_same_bytes(tmp_path, factory):
@@ -190,7 +198,7 @@ def test_styles_stand_where_qgis_looks(tmp_path, factory):
 
 @pytest.mark.parametrize("lang", ["zh", "en"])
 def test_qml_is_complete(lang):
-    for make in (findings_qml, changes_qml, plan_qa_qml):
+    for make in (findings_qml, changes_qml, plan_qa_qml, unseen_qml):
         root = ET.fromstring(make(lang).partition("\n")[2])  # noqa: S314 - our own text
         symbols = {symbol.get("name") for symbol in root.iter("symbol")}
         assert {category.get("symbol") for category in root.iter("category")} == symbols

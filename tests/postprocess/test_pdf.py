@@ -9,7 +9,7 @@ import shapely
 from tuban.errors import UsageError
 from tuban.postprocess import pdf_fonts
 from tuban.postprocess.legend import fonts
-from tuban.postprocess.report import ReportSettings, write_pdf
+from tuban.postprocess.report import ReportSettings, write_report
 
 RUN = {
     "versions": {"tuban": "0.2.0"},
@@ -34,10 +34,9 @@ def text_of(path, *options):
 def test_dossier_has_a_page_for_each_finding_and_says_all(tmp_path, factory):
     zone = factory.Zone("permanent_basic_farmland", shapely.box(499900, 2999000, 500200, 3000400))
     frame = factory.findings_frame(5, reason="㙍 𬭎 图斑 <b>&</b> | plot").assign(trace='{"areas_m2": {"net": 12.5}}')
-    summary = write_pdf(
+    summary = write_report(
         tmp_path / "d.pdf", run=RUN, findings=[frame], changes=[factory.changes_frame(5)], pair=factory.Pixels(),
-        zones=[zone], settings=ReportSettings(max_cards=3, max_listed=4),
-    )  # fmt: skip
+        zones=[zone], settings=ReportSettings(max_cards=3, max_listed=4), fmt="pdf")  # fmt: skip
     assert (summary.cards, summary.total, summary.notes) == (3, 5, ())
     said = text_of(tmp_path / "d.pdf")
     pages = said.split("\f")
@@ -55,7 +54,7 @@ def test_dossier_has_a_page_for_each_finding_and_says_all(tmp_path, factory):
 
 @needs_font
 def test_fonts_are_embedded(tmp_path, factory):
-    write_pdf(tmp_path / "d.pdf", run=RUN, findings=[factory.findings_frame(1)])
+    write_report(tmp_path / "d.pdf", run=RUN, findings=[factory.findings_frame(1)], fmt="pdf")
     raw = (tmp_path / "d.pdf").read_bytes()
     assert b"/FontFile2" in raw
     assert b"STSong" not in raw
@@ -63,7 +62,7 @@ def test_fonts_are_embedded(tmp_path, factory):
 
 @needs_font
 def test_english_and_changes_only(tmp_path, factory):
-    write_pdf(tmp_path / "d.pdf", run=RUN, findings=None, changes=[factory.changes_frame(2)], lang="en")
+    write_report(tmp_path / "d.pdf", run=RUN, findings=None, changes=[factory.changes_frame(2)], lang="en", fmt="pdf")
     said = text_of(tmp_path / "d.pdf")
     assert "No plan was given" in said
     assert "Page 1 of" in said
@@ -71,14 +70,16 @@ def test_english_and_changes_only(tmp_path, factory):
 
 def test_without_a_font_the_viewer_must_bring_one_and_it_is_said(tmp_path, factory, monkeypatch):
     monkeypatch.setattr(pdf_fonts, "_installed", lambda _: iter(()))
-    summary = write_pdf(tmp_path / "d.pdf", run=RUN, findings=[factory.findings_frame(1)])
+    summary = write_report(tmp_path / "d.pdf", run=RUN, findings=[factory.findings_frame(1)], fmt="pdf")
     assert "no Chinese font was found to embed" in summary.notes[0]
     assert b"STSong-Light" in (tmp_path / "d.pdf").read_bytes()
 
 
 @needs_font
 def test_characters_that_the_font_lacks_are_named(tmp_path, factory):
-    summary = write_pdf(tmp_path / "d.pdf", run=RUN, findings=[factory.findings_frame(1, basis="\U0001f33e")])
+    summary = write_report(
+        tmp_path / "d.pdf", run=RUN, findings=[factory.findings_frame(1, basis="\U0001f33e")], fmt="pdf"
+    )
     assert "lacks the characters U+1F33E" in summary.notes[0]
 
 
@@ -86,11 +87,12 @@ def test_font_that_cannot_be_used_is_refused(tmp_path, factory):
     (tmp_path / "no.ttf").write_bytes(b"nothing")
     for font in (tmp_path / "no.ttf", tmp_path / "absent.ttf"):
         with pytest.raises(UsageError, match="cannot be used"):
-            write_pdf(
+            write_report(
                 tmp_path / "d.pdf",
                 run=RUN,
                 findings=[factory.findings_frame(1)],
                 settings=ReportSettings(font=str(font)),
+                fmt="pdf",
             )
 
 
@@ -98,5 +100,5 @@ def test_font_that_cannot_be_used_is_refused(tmp_path, factory):
 def test_a_second_pdf_of_the_process_has_its_own_characters(tmp_path, factory):
     for number, word in enumerate(("垄", "埂")):
         path = tmp_path / f"{number}.pdf"
-        write_pdf(path, run=RUN, findings=[factory.findings_frame(1, reason=word)])
+        write_report(path, run=RUN, findings=[factory.findings_frame(1, reason=word)], fmt="pdf")
         assert f"判读依据：{word}" in text_of(path)

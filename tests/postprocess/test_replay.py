@@ -11,10 +11,9 @@ from check_factory import CRS, PACK, box, changes, past
 
 from tuban.errors import RulePackError, VectorError
 from tuban.postprocess.check_context import CheckSettings
-from tuban.postprocess.detect import check
 from tuban.postprocess.layers import iter_layer
 from tuban.postprocess.replay import judge_again, replay
-from tuban.postprocess.settings import VectorCheckSettings
+from tuban.postprocess.vector_check import VectorCheckSettings, check
 
 
 def frame(*shapes, **columns):

@@ -53,6 +53,17 @@ def test_writes_classes_and_areas(tmp_path, crs, transform, suffix):
     assert sum(summary.area_m2.values()) == pytest.approx(area.sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("below_min", ["flag", "merge"])
+def test_classes_beyond_32_bits_keep_their_number(tmp_path, below_min):
+    values = np.full((20, 20), 3_000_000_000, np.uint32)
+    values[5:9, 5:9], values[0, 0] = 4_294_967_290, 7
+    settings = VectorizeSettings(min_area_m2=300.0, below_min=below_min)
+    vectorize(write(tmp_path / "a.tif", values), tmp_path / "a.gpkg", settings)
+    frame = gpd.read_file(tmp_path / "a.gpkg")
+    assert set(frame["class_id"]) == {3_000_000_000, 4_294_967_290} | ({7} if below_min == "flag" else set())
+    assert {"3000000000", "4294967290"} <= set(frame["class"])
+
+
 def test_same_bytes_twice(tmp_path):
     raster = write(tmp_path / "a.tif", blobs((30, 30)))
     for name in ("one", "two"):

@@ -57,7 +57,7 @@ def write_place(folder: Path, seed: int, *, labelled: bool = True) -> None:
         "height": side,
         "width": side,
         "crs": "EPSG:32650",
-        "transform": Affine(10, 0, 5e5, 0, -10, 4e6),
+        "transform": Affine(10, 0, 5e5 + 2000 * seed, 0, -10, 4e6),  # each on ground of its own
     }
     for name, image in (("before", before), ("after", after)):
         with rasterio.open(folder / f"{name}.tif", "w", count=len(SENTINEL2), dtype="uint16", nodata=0, **grid) as out:

@@ -1,39 +1,49 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tuban.errors import UsageError
-from tuban.training.crossval import FOLDS, fit_platt, report
+from tuban.training.app import run, told
+from tuban.training.crossval import fit_platt, folds_of, report, spread
 from tuban.training.release import metrics
+from tuban.training.settings import TrainSettings
+
+FOLDS = {"paris": ("paris", "bercy"), "dry": ("abudhabi",), "beirut": ("beirut",)}
 
 
-def write(folder, *, useful: bool) -> None:
+def write(folder: Path, *, useful: bool, record: bool = True) -> None:
     rng = np.random.default_rng(0)
     for fold, places in FOLDS.items():
         (folder / fold).mkdir()
-        (folder / fold / "train.json").write_text(json.dumps({"seconds": 1.0}))
-        for place in places:
+        held_out = {"holdout": [*places, "unlabelled"]} if record else {}
+        (folder / fold / "train.json").write_text(json.dumps({"seconds": 1.0} | held_out))
+        for place in (*places, "unlabelled"):
             label = (rng.random((60, 60)) < 0.1).astype(np.uint8)
             logit = rng.normal(0, 1, label.shape) + (4.0 * label - 3 if useful else -2)
             np.savez(
                 folder / fold / f"{place}.npz",
-                logit=logit, difference=rng.random(label.shape), change=label,
+                logit=logit, difference=rng.random(label.shape),
+                change=label if place != "unlabelled" else np.full_like(label, 255),
                 landcover=np.zeros((2, 60, 60), np.uint8), weak=np.zeros((2, 60, 60), np.uint8),
                 confidence=np.full((2, 60, 60), 255, np.uint8),
             )  # fmt: skip
 
 
-def test_a_useful_network_is_told_from_a_useless_one(tmp_path):
+@pytest.mark.parametrize("record", [True, False])  # runs of earlier versions do not say what they held out
+def test_a_useful_network_is_told_from_a_useless_one(tmp_path, record):
     good, bad = tmp_path / "good", tmp_path / "bad"
     good.mkdir(), bad.mkdir()
-    write(good, useful=True)
-    write(bad, useful=False)
-    assert report(good)["network"]["f1"] > 0.7
-    assert report(good)["network"]["ece"] < 0.02
+    write(good, useful=True, record=record)
+    write(bad, useful=False, record=record)
+    measured = report(good)
+    assert measured["folds"] == {fold: sorted(places) if not record else list(places) for fold, places in FOLDS.items()}
+    assert measured["network"]["f1"] > 0.7
+    assert measured["network"]["ece"] < 0.02
     assert report(bad)["network"]["f1"] < 0.25
     assert abs(report(bad)["network"]["auc"] - 0.5) < 0.05
-    assert report(good)["landcover_agreement"]["overall"] == 1.0
+    assert measured["landcover_agreement"]["overall"] == 1.0
 
 
 def test_no_place_chooses_its_own_threshold(tmp_path):
@@ -58,8 +68,12 @@ def test_platt_recovers_a_known_miscalibration():
     assert intercept == pytest.approx(0.7, abs=0.03)
 
 
-def test_a_missing_place_is_named(tmp_path):
-    with pytest.raises(UsageError, match="is missing"):
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(UsageError, match="holds 0 complete folds"):
+        report(tmp_path)
+    write(tmp_path, useful=True)
+    (tmp_path / "beirut" / "beirut.npz").unlink()
+    with pytest.raises(UsageError, match=r"beirut.npz is missing"):
         report(tmp_path)
 
 
@@ -69,3 +83,68 @@ def test_a_release_takes_its_numbers_from_the_crossvalidation(tmp_path):
     assert metrics(measured)["f1"] == measured["network"]["f1"]
     assert metrics(measured)["baseline_f1"] == measured["difference_baseline"]["f1"]
     assert "bercy" in metrics(measured)["method"]
+
+
+def test_land_cover_alone_is_reported(tmp_path):
+    for fold in ("a", "b"):
+        (tmp_path / fold).mkdir()
+        (tmp_path / fold / "train.json").write_text(json.dumps({"seconds": 1.0, "holdout": [fold]}))
+        cover = np.array([[[0, 1], [1, 1]]], np.uint8)
+        np.savez(tmp_path / fold / f"{fold}.npz", landcover=cover, weak=cover, confidence=np.full_like(cover, 255))
+    measured = report(tmp_path)
+    assert "network" not in measured
+    assert measured["landcover_agreement"]["f1_by_class_index"] == {"0": 1.0, "1": 1.0}
+
+
+def test_the_spread_over_seeds_is_that_of_the_numbers():
+    reports = {seed: {"network": {"f1": f1}} for seed, f1 in enumerate((0.5, 0.6, 0.55))}
+    assert spread(reports)["spread"]["f1"] == {"mean": 0.55, "std": 0.05, "min": 0.5, "max": 0.6}
+
+
+def config(root: Path, out: Path, crossval: dict) -> dict:
+    return {
+        "out": str(out), "threads": 1, "loggers": [], "crossval": crossval,
+        "model": {"initialise": None, "depth": 2, "width": [8, 8], "stem": 4},
+        "data": {"root": str(root), "crop": 32, "workers": 0},
+        "optim": {"steps": 1, "batch": 2, "precision": "32-true"},
+        "validation": {"panels": 0},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, place_factory) -> Path:
+    folder = tmp_path_factory.mktemp("places")
+    for seed, name in enumerate(("one", "two", "three", "four")):
+        place_factory(folder / name, seed, labelled=name != "three")
+    return folder
+
+
+def test_a_crossvalidation_goes_on_where_it_stopped(root, tmp_path):
+    plan = {"folds": {"a": ["one"], "b": ["two", "four"]}, "neighbours": {"a": ["three"]}, "seeds": [0, 1]}
+    run(config(root, tmp_path / "cv", plan))
+    record = json.loads((tmp_path / "cv" / "seed-0" / "a" / "train.json").read_text())
+    assert record["places"] == ["four", "two"]  # neither the fold nor its neighbour
+    written = (tmp_path / "cv" / "seed-1" / "b" / "train.json").stat().st_mtime_ns
+    (tmp_path / "cv" / "seed-0" / "b" / "train.json").unlink()  # as if it had been killed
+    summary = run(config(root, tmp_path / "cv", plan))
+    assert (tmp_path / "cv" / "seed-1" / "b" / "train.json").stat().st_mtime_ns == written
+    assert (tmp_path / "cv" / "seed-0" / "b" / "train.json").is_file()
+    assert set(summary["seeds"]) == {"0", "1"}
+    assert summary["folds"] == {"a": ["one"], "b": ["two", "four"]}
+    assert any("over 2 seeds" in line for line in told(summary))
+
+
+def test_folds_by_group(root, tmp_path):
+    from tuban.training.places import load_by_name
+
+    settings = TrainSettings.model_validate(config(root, tmp_path, {"folds": "leave-one-out"}))
+    loaded = load_by_name(settings.data, ["one", "two", "three", "four"])
+    # What has no labels of change is in no fold.
+    assert folds_of(settings, loaded) == {name: (name,) for name in ("four", "one", "two")}
+    two = settings.model_copy(update={"crossval": settings.crossval.model_copy(update={"folds": 2})})
+    dealt = folds_of(two, loaded)
+    assert sorted(name for fold in dealt.values() for name in fold) == ["four", "one", "two"]
+    assert len(dealt) == 2
+    wrong = settings.model_copy(update={"crossval": settings.crossval.model_copy(update={"folds": {"a": ("rome",)}})})
+    with pytest.raises(UsageError, match="no place rome"):
+        folds_of(wrong, loaded)

@@ -9,7 +9,7 @@ import pytest
 from tuban.inference.backends import bench as bench_module
 from tuban.inference.backends import trial as trial_module
 from tuban.inference.backends.bench import SIDE, Bench, Measured, installed
-from tuban.inference.backends.trial import GAIN, SECONDS, compare, trial
+from tuban.inference.backends.trial import GAIN, SECONDS, WORTH, compare, trial
 
 LONG = 10**11
 
@@ -85,10 +85,12 @@ def test_a_failing_onnx_is_left_for_the_run_to_say():
 
 def test_a_short_run_is_not_made_longer():
     stand = Stand({"onnx": 2.0, "openvino": 0.1})
-    result = compare(stand, ["openvino"], int(SECONDS / GAIN / 2.0 * 1e6) - 1)
+    pixels = int(WORTH / 2.0 * 1e6) - 1
+    result = compare(stand, ["openvino"], pixels)
     assert stand.asked == [("onnx", SIDE)]
     assert result.choice == "onnx"
     assert "too short for a trial" in result.notes[0]
+    assert compare(stand, ["openvino"], pixels, worth=0.0).choice == "openvino"
 
 
 def test_what_costs_too_much_is_not_tried_and_said():

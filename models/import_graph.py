@@ -1,0 +1,153 @@
+"""Imports a graph: a TensorFlow SavedModel, converted in a process of its own, or an ONNX file."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tuban.errors import MissingExtraError, ModelError, UsageError
+from tuban.models.bundle import ONNX_NAME, Bundle, BundleSpec
+from tuban.models.card import CARD_NAME, model_card
+from tuban.models.mlm import write_mlm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tuban.models.import_card import ImportCard
+
+_OPSET = 17
+# A SavedModel names its graph's inputs and outputs; what its own tools call the usual one.
+_SIGNATURE = "serving_default"
+_UNBOUNDED_HALO = 64
+
+
+def convert(folder: Path, target: Path, python: Path | None = None) -> None:
+    """Write a SavedModel as ONNX with tf2onnx, in a process of its own.
+
+    Raises:
+        MissingExtraError: tensorflow or tf2onnx is not installed there.
+        ModelError: it cannot be converted.
+    """
+    command = [str(python or sys.executable), "-m", "tf2onnx.convert", "--saved-model", str(folder)]
+    command += ["--signature_def", _SIGNATURE, "--opset", str(_OPSET), "--output", str(target)]
+    remedy = (
+        "python -m venv tf && tf/bin/pip install tensorflow-cpu tf2onnx, then --tf-python tf/bin/python; or convert "
+        f"it elsewhere ({' '.join(['python', *command[1:-1], 'model.onnx'])}) and import model.onnx"
+    )
+    absent = [name for name in ("tensorflow", "tf2onnx") if python is None and importlib.util.find_spec(name) is None]
+    if absent:
+        raise MissingExtraError(f"a SavedModel needs {' and '.join(absent)} to be converted: {remedy}")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise UsageError(f"--tf-python {python} cannot be run ({error.strerror}); {remedy}") from error
+    if done.returncode or not target.is_file():
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        last = lines[-1][:300] if lines else f"exit code {done.returncode}"
+        if "No module named" in last:
+            raise MissingExtraError(f"{python or sys.executable}: {last}; {remedy}")
+        raise ModelError(
+            f"{folder} cannot be converted by tf2onnx ({last}); convert it elsewhere and give the ONNX file"
+        )
+
+
+def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
+    """Make a bundle of an ONNX graph; nothing of the graph itself is changed.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        ModelError: the graph is not what the card says.
+        OutputError: the folder cannot be written.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        raise MissingExtraError("importing a graph needs onnx; run: pip install 'tuban[train]'")
+    import onnx
+
+    from tuban.models.export import bundle_folder
+    from tuban.models.graph import wrapped
+
+    try:
+        model = onnx.load(str(path))
+        whole = wrapped(model, card)
+        onnx.checker.check_model(whole)
+    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+        if isinstance(error, ModelError):
+            raise
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(f"{path} is no ONNX graph that can be used ({line}); export it again") from error
+    classes = tuple(dict.fromkeys(value for value in card.classes if value))
+    halo = -(-(_UNBOUNDED_HALO if card.halo is None else card.halo) // card.stride) * card.stride
+    with bundle_folder(out) as scratch:
+        onnx.save(whole, str(scratch / ONNX_NAME))
+        trial_graph(scratch / ONNX_NAME, card, len(classes))
+        bundle = write_mlm(
+            BundleSpec(
+                **card.declared(),
+                classes=classes,
+                std=card.std or tuple(1.0 for _ in card.bands),
+                tile=-(-(card.tile or max(1024, 4 * halo)) // card.stride) * card.stride,
+                halo=halo,
+                stride=card.stride,
+                training={"network": "imported as a graph", **card.training},
+            ),
+            scratch,
+            architecture=str(card.training.get("network", "imported graph")),
+            created=datetime.now(tz=UTC).replace(microsecond=0),
+            framework_version="onnx",
+        )
+        (scratch / CARD_NAME).write_text(model_card(bundle), encoding="utf-8")
+    return Bundle.load(out)
+
+
+def trial_graph(path: Path, card: ImportCard, classes: int) -> None:
+    """Run a graph once at two sizes, missing values included, and check what it gives.
+
+    Raises:
+        ModelError: it does not run at every size, or gives no probabilities of the expected shape.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except (RuntimeError, ValueError, *_ort_errors()) as error:
+        raise ModelError(
+            f"the graph cannot be loaded ({' '.join(str(error).split())[:300]}); export it again"
+        ) from error
+    rng, wanted = np.random.default_rng(0), "landcover" if card.task == "landcover" else "change"
+    mean = np.array(card.mean, np.float32).reshape(1, -1, 1, 1)
+    for count, rows, cols in ((1, 4, 4), (2, 3, 5)):
+        shape = (rows * max(card.stride, 32), cols * max(card.stride, 32))
+        feeds = {
+            entry.name: (mean * rng.uniform(0.5, 1.5, (count, len(card.bands), *shape))).astype(np.float32)
+            for entry in session.get_inputs()
+        }
+        next(iter(feeds.values()))[:, :, :3, :3] = np.nan
+        try:
+            (made,) = session.run([wanted], feeds)
+        except (RuntimeError, ValueError, *_ort_errors()) as error:
+            line = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"the graph does not run on {count} images of {shape[0]} × {shape[1]} ({line}); export it with free "
+                "batch, height and width, or correct the card's stride, layout or channels"
+            ) from error
+        expected = (count, classes, *shape) if wanted == "landcover" else (count, *shape)
+        if made.shape != expected:
+            raise ModelError(
+                f"the graph gives {wanted} {made.shape} for images of {shape}, expected {expected}; correct the card's "
+                "classes, channel or layout"
+            )
+        if not (made.min() >= -1e-3 and made.max() <= 1.001):
+            raise ModelError(
+                f"the graph gives {made.min():g} to {made.max():g}, not probabilities; correct the card's activation"
+            )
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return state.Fail, state.InvalidArgument, state.InvalidGraph, state.RuntimeException, state.NotImplemented

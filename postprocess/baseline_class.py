@@ -1,0 +1,84 @@
+"""What changes were before, from the plan's baseline layer: for models that tell change and no land cover."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+import yaml
+
+from tuban.data.classes import classes
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Iterator
+
+    import geopandas as gpd
+
+    from tuban.data.plan import Plan
+    from tuban.data.plan_layer import PlanLayer
+
+BASELINE = "land_use_baseline"
+
+
+def with_baseline(
+    changes: Iterable[gpd.GeoDataFrame], plan: Plan | None, counts: Counter[str]
+) -> Iterator[gpd.GeoDataFrame]:
+    """Yield change polygons with `from_class` out of the baseline layer, where that is known.
+
+    Args:
+        changes: frames with `from_class`; each is read against the layer once.
+        plan: its layers of role `land_use_baseline` are asked; without one nothing is changed.
+        counts: `from_class_baseline` is set to how many changes got their class here, and `from_class_unknown` to how
+            many did not. For run.json.
+
+    Yields:
+        The frames; `from_class` is the class under the largest part of a change, `ignore` where the layer has none.
+    """
+    layers = plan.of(BASELINE) if plan is not None else ()
+    counts["from_class_baseline"] = 0
+    for frame in changes:
+        table = classes()
+        values = _largest(frame, layers)
+        known = values > 0
+        counts["from_class_baseline"] += int(known.sum())
+        counts["from_class_unknown"] -= int(known.sum())
+        names = frame["from_class"].to_numpy(dtype=object).copy()
+        names[known] = [table[int(value)].name for value in values[known]]
+        yield frame.assign(from_class=names)
+
+
+def _largest(frame: gpd.GeoDataFrame, layers: Iterable[PlanLayer]) -> np.ndarray:
+    """Return the unified class under most of each change, `(n,)`, 0 where unknown."""
+    size = max(classes()) + 1
+    areas = np.zeros((len(frame), size))
+    shapes = np.asarray(frame.geometry.values, dtype=object)
+    tree = shapely.STRtree(shapes)
+    for layer in layers:
+        codes = _codes(layer.class_system)
+        if not codes or layer.class_field is None:
+            continue
+        for batch in layer.batches(tuple(frame.total_bounds), frame.crs, columns=()):
+            zones = np.asarray(batch.geometry.values, dtype=object)
+            values = np.array([_value(code, codes) for code in batch["plan_class"]])
+            zone, change = tree.query(zones, predicate="intersects")
+            # Only which class has most of a change is asked, so areas in the plane of the images will do.
+            shared = shapely.area(shapely.intersection(zones[zone], shapes[change]))
+            np.add.at(areas, (change, values[zone]), shared)
+    areas[:, 0] = 0
+    best: np.ndarray = areas.argmax(axis=1)
+    return best
+
+
+def _value(code: str, codes: dict[str, int]) -> int:
+    return next((codes[code[:end]] for end in range(len(code), 0, -1) if code[:end] in codes), 0)
+
+
+@cache
+def _codes(system: str | None) -> dict[str, int]:
+    text = files("tuban.configs").joinpath("baseline_classes.yaml").read_text(encoding="utf-8")
+    found: dict[str, int] = yaml.safe_load(text).get(system, {})
+    return found

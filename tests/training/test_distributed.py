@@ -1,0 +1,46 @@
+"""Two CPU processes against one with twice the batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tuban.training.app import run
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
+    # Of torch's own reduction of gradients.
+    pytest.mark.filterwarnings("ignore:.*find_unused_parameters=True was specified"),
+]
+
+
+def settings(root: Path, out: Path, *, devices: int, batch: int) -> dict:
+    return {
+        "out": str(out), "threads": 1, "loggers": [], "accelerator": "cpu", "devices": devices,
+        "model": {"initialise": None, "depth": 2, "width": [8, 8], "stem": 4},
+        "data": {"root": str(root), "crop": 32, "validation": ["two"], "workers": 0},
+        "augment": {"paste": 0.5},
+        # Normalisation over the crops of one process cannot be the same as over those of two.
+        "optim": {"steps": 3, "batch": batch, "precision": "32-true", "ema": 0.5, "freeze_norm": True, "lr": 0.01},
+        "loss": {"change": {"bce": 1, "dice": 1, "lovasz": 1}, "landcover": {"ce": 1, "dice": 1}},
+        "validation": {"every": 3, "panels": 0},
+    }  # fmt: skip
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(place_factory, tmp_path):
+    for seed, name in enumerate(("one", "two")):
+        place_factory(tmp_path / "data" / name, seed)
+    one = run(settings(tmp_path / "data", tmp_path / "a", devices=1, batch=4))
+    two = run(settings(tmp_path / "data", tmp_path / "b", devices=2, batch=2))
+    assert one["crops"] == two["crops"] == 12
+    assert two["processes"] == 2
+    assert json.loads((tmp_path / "b" / "train.json").read_text())["steps"] == 3
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("a", "b"))
+    moved = 0.0
+    for name, tensor in first.items():
+        assert float((tensor.float() - second[name].float()).abs().max()) < 2e-4, name
+        moved = max(moved, float(tensor.float().abs().max()))
+    assert moved > 0
+    for name, value in one["measured"].items():
+        assert two["measured"][name] == pytest.approx(value, abs=0.02)
