@@ -67,6 +67,7 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
     if importlib.util.find_spec("onnx") is None:
         raise MissingExtraError("importing a graph needs onnx; run: pip install 'tuban[train]'")
     import onnx
+    from google.protobuf.message import DecodeError
 
     from tuban.models.export import bundle_folder
     from tuban.models.graph import wrapped
@@ -75,7 +76,7 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
         model = onnx.load(str(path))
         whole = wrapped(model, card)
         onnx.checker.check_model(whole)
-    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, RuntimeError, DecodeError, onnx.checker.ValidationError) as error:
         if isinstance(error, ModelError):
             raise
         line = " ".join(str(error).split())[:300]

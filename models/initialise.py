@@ -145,7 +145,7 @@ def csmask_weights(bands: Sequence[str]) -> tuple[dict[str, Tensor], tuple[str, 
     graph = onnx.load(str(folder / f"model_{count}b_l2a.onnx")).graph
     prefix = "model.encoder."
     state = {
-        tensor.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        tensor.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
         for tensor in graph.initializer
         if tensor.name.startswith(prefix)
     }

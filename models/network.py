@@ -41,7 +41,9 @@ def build(spec: NetworkSpec, *, initialise: str | Path | None = None) -> ChangeN
         ModelError: the initial weights do not fit.
         UsageError: there is no such encoder, decoder or source of weights.
     """
-    network = ChangeNet(spec) if spec.architecture == "tuban" else DecoderNet(spec)
+    # A network that is built where nothing is to be learnt is one that can be trained all the same.
+    with torch.inference_mode(mode=False):
+        network = ChangeNet(spec) if spec.architecture == "tuban" else DecoderNet(spec)
     if initialise is not None:
         start(network, initialise)
     return network

@@ -48,9 +48,11 @@ def _through(x: Tensor) -> Tensor:
 @torch.inference_mode()
 def _reach(trial: Standardised, size: int) -> int | None:
     spec = trial.spec
-    # The reach depends on where a pixel lies in the deepest cell: all places at once, on strips of two cells' height.
+    # The reach depends on where a pixel lies in the deepest cell: all places at once, on strips of a few cells' height
+    # (some decoders pool their deepest cells three times).
+    height = (2 if spec.architecture == "tuban" else 8) * spec.stride
     places = torch.arange(spec.stride) + size // 2
-    blank = torch.zeros(spec.stride, len(spec.bands), 2 * spec.stride, size)
+    blank = torch.zeros(spec.stride, len(spec.bands), height, size)
     marked = blank.clone()
     marked[torch.arange(spec.stride), :, spec.stride, places] = torch.nan
     reach = 0

@@ -80,9 +80,11 @@ def told(summary: Mapping[str, Any]) -> list[str]:
         return _crossval_lines(summary)
     settings = summary["settings"]
     lines = [
-        f"{settings['name']}: {summary['steps']} steps in {summary['seconds']:.0f} s "
-        f"({summary['crops_per_second']} crops/s) on {summary['device']}, "
-        f"{len(summary['places'])} places, seed {settings['seed']}"
+        (
+            f"{settings['name']}: {summary['steps']} steps in {summary['seconds']:.0f} s "
+            f"({summary['crops_per_second']} crops/s) on {summary['device']}, "
+            f"{len(summary['places'])} places, seed {settings['seed']}"
+        )
     ]
     if summary["measured"]:
         measured = ", ".join(f"{name} {value:.3f}" for name, value in summary["measured"].items())
@@ -99,7 +101,8 @@ def _crossval_lines(summary: Mapping[str, Any]) -> list[str]:
         low, high = network["f1_95"]
         lines.append(
             f"change: F1 {network['f1']} (95 % over places {low}–{high}), precision {network['precision']}, recall "
-            f"{network['recall']}, ECE {network['ece']}; the plain difference reaches F1 {summary['difference_baseline']['f1']}"
+            f"{network['recall']}, ECE {network['ece']}; "
+            f"the plain difference reaches F1 {summary['difference_baseline']['f1']}"
         )
     if summary["landcover_agreement"]["f1_by_class_index"]:
         lines.append(f"land cover: agreement with the labels {summary['landcover_agreement']['overall']}")

@@ -89,7 +89,9 @@ class CropData(L.LightningDataModule):
         """Return the places that this process measures."""
         if self.trainer is None:
             raise RuntimeError("loaders are made for a trainer")
-        mine = self.split.validation[self.trainer.global_rank :: self.trainer.world_size]
+        places, world = self.split.validation, self.trainer.world_size
+        # Where there are fewer places than processes each measures all: the counts are multiples, the measures equal.
+        mine = places[self.trainer.global_rank :: world] if len(places) >= world else places
         return DataLoader(mine, batch_size=None, collate_fn=lambda place: place)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import lightning as L
+    import lightning as L  # noqa: N812 (the library's documented alias)
     from torch import nn
 
     from tuban.training.fit import Fitted

@@ -69,6 +69,8 @@ class Validation(nn.Module):
         result = {}
         if self.change:
             precision, recall, _ = self.curve.compute()
+            # Above the highest score nothing is called, and precision is no number.
+            precision = precision.nan_to_num(0.0)
             best = int((2 * precision * recall / (precision + recall).clamp(min=1e-9)).argmax())
             result["change/average_precision"] = self.precision.compute()
             result["change/precision"], result["change/recall"] = precision[best], recall[best]

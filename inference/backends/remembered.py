@@ -17,8 +17,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
 from tuban.inference.backends.trial import TrialResult
 
 if TYPE_CHECKING:
@@ -102,9 +100,12 @@ def processor() -> str:
 
 
 def folder() -> Path:
-    """Return where trials are kept."""
+    """Return where trials are kept: in `TUBAN_CACHE`, else where the system keeps a user's caches."""
     named = os.environ.get("TUBAN_CACHE")
-    return (Path(named) if named else platformdirs.user_cache_path("tuban", appauthor=False)) / "trials"
+    if named:
+        return Path(named) / "trials"
+    users = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(users) / "tuban" / "trials"
 
 
 def _path(key: Mapping[str, Any]) -> Path:

@@ -34,11 +34,11 @@ def dates(count: int = 2) -> list[torch.Tensor]:
     [("FPN", "resnet18", 4), ("Linknet", "resnet18", 3), ("PAN", "tu-tf_efficientnet_lite0", 4)],
 )
 def test_every_parameter_of_a_decoder_takes_part(architecture, encoder, depth):
-    spec = dataclasses.replace(SPEC, architecture=architecture, encoder=encoder, depth=depth, width=(16,) * depth)
+    spec = dataclasses.replace(SPEC, architecture=architecture, encoder=encoder, depth=depth, width=(32,) * depth)
     network = build(spec).train()
-    out = network(*dates())
-    assert out.change.shape == (2, 64, 96)
-    assert out.landcover_before.shape == out.landcover_after.shape == (2, 3, 64, 96)
+    out = network(*(torch.rand(2, 4, 128, 160) for _ in range(2)))
+    assert out.change.shape == (2, 128, 160)
+    assert out.landcover_before.shape == out.landcover_after.shape == (2, 3, 128, 160)
     sum(part.sum() for part in out).backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 

@@ -5,12 +5,17 @@ import pytest
 import rasterio
 import torch
 from torchmetrics.functional.classification import binary_f1_score
+from typer.testing import CliRunner
 
+from tuban.cli import app
+from tuban.data.classes import classes
+from tuban.data.crosswalk import crosswalk
 from tuban.data.pair import open_pair
-from tuban.errors import SceneError
+from tuban.errors import SceneError, UsageError
 from tuban.inference.change import predict_change
 from tuban.models.bundle import resolve
-from tuban.training.evaluate import evaluate, lines
+from tuban.training.evaluate import evaluate, lines, seed_spread
+from tuban.training.predicted_place import landcover_strips
 
 
 def test_numbers_are_those_of_the_rasters(place_factory, tmp_path):
@@ -41,3 +46,53 @@ def test_nothing_labelled_is_an_error(place_factory, tmp_path):
     place_factory(tmp_path / "one", 0, labelled=False)
     with pytest.raises(SceneError, match="nothing to measure"):
         evaluate(resolve("s2-change"), tmp_path, tmp_path / "out")
+
+
+def test_everything_by_the_command_line(place_factory, tmp_path):
+    for seed, name in enumerate(("甲 one", "two")):
+        place_factory(tmp_path / "data" / name, seed)
+    arguments = ["evaluate", "--model", "s2-change", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    ran = CliRunner().invoke(app, [*arguments, "--place", "甲 one", "--json"])
+    assert ran.exit_code == 0, ran.output
+    result = json.loads(ran.stdout)
+    assert list(result["places"]) == ["甲 one"]
+    # What earlier versions gave is still there.
+    assert {"f1", "f1_95", "precision", "recall", "iou", "average_precision", "auc", "ece", "threshold"} <= set(result)
+    assert {"truth", "found", "called", "right", "recall", "precision"} <= set(result["objects"])
+    assert result["object_matching"]["truth"] == 1
+    assert sum(c["truth"] for c in result["object_matching"]["by_size_m2"].values()) == 1
+    assert set(result["landcover"]["classes"]) <= {c.name for c in classes().values()}
+    page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    assert "甲 one" in page
+    assert page.count("data:image/png") == 1
+    assert 'src="http' not in page
+    missing = CliRunner().invoke(app, [*arguments, "--place", "three"])
+    assert isinstance(missing.exception, UsageError)
+
+
+def test_a_land_cover_bundle_is_measured_against_confident_pixels(place_factory, tmp_path):
+    place_factory(tmp_path / "data" / "one", 0)
+    bundle = resolve("s2-landcover")
+    result = evaluate(bundle, tmp_path / "data", tmp_path / "out")
+    assert result["task"] == "landcover"
+    matrix = np.zeros((256, 256), int)
+    for date in ("before", "after"):
+        mapped = np.concatenate(list(landcover_strips(bundle, tmp_path / "data" / "one" / f"{date}.tif", rows=40)))
+        with rasterio.open(tmp_path / "data" / "one" / f"{date}_dynamicworld.tif") as source:
+            truth = np.asarray(crosswalk("dynamicworld"))[source.read(1)]
+        known = np.isin(mapped, bundle.classes) & np.isin(truth, bundle.classes)
+        np.add.at(matrix, (truth[known], mapped[known]), 1)
+    assert result["pixels"] == matrix.sum()
+    assert result["agreement"] == pytest.approx(np.trace(matrix) / matrix.sum(), abs=1e-4)
+    crop = result["classes"]["cropland"]
+    assert crop["f1"] == pytest.approx(2 * matrix[1, 1] / (matrix[1].sum() + matrix[:, 1].sum()), abs=1e-4)
+    assert "cropland" in (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="need a change bundle"):
+        evaluate(bundle, tmp_path / "data", tmp_path / "out", precision=0.6)
+
+
+def test_the_spread_over_seeds():
+    assert seed_spread({"a": 0.5, "b": 0.6}) == {
+        "f1": {"a": 0.5, "b": 0.6}, "mean": 0.55, "sd": 0.0707, "min": 0.5, "max": 0.6,
+    }  # fmt: skip
+    assert seed_spread({"a": 0.5})["sd"] is None

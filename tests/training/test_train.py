@@ -21,6 +21,9 @@ pytestmark = [
 TINY = {"initialise": None, "depth": 2, "width": [8, 8], "stem": 4}
 
 
+EVERY = {"dice": 1, "focal": 1, "lovasz": 1, "boundary": 1}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, place_factory) -> Path:
     folder = tmp_path_factory.mktemp("places")
@@ -149,8 +152,8 @@ def test_validation_chooses_stops_and_draws(root, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"task": "landcover", "loss": {"class_weights": "sqrt", "landcover": {"ce": 1, "dice": 1, "focal": 1, "lovasz": 1, "boundary": 1}}},
-        {"data": {"classes": []}, "loss": {"change": {"bce": 1, "dice": 1, "focal": 1, "lovasz": 1, "boundary": 1}, "positive_weight": "balanced"}},
+        {"task": "landcover", "loss": {"class_weights": "sqrt", "landcover": EVERY | {"ce": 1}}},
+        {"data": {"classes": []}, "loss": {"change": EVERY | {"bce": 1}, "positive_weight": "balanced"}},
         {"model": {"architecture": "Unet", "fusion": "difference", "width": [8, 8, 8], "depth": 3}},
     ],
     ids=["landcover", "change alone", "unet"],
