@@ -67,7 +67,7 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
     if importlib.util.find_spec("onnx") is None:
         raise MissingExtraError("importing a graph needs onnx; run: pip install 'tuban[train]'")
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     from tuban.models.export import bundle_folder
     from tuban.models.graph import wrapped

@@ -60,7 +60,7 @@ def main(config: DictConfig) -> None:
         # Hydra would print a traceback; an error raised on purpose is one line.
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         text = json.dumps(summary, default=str) if os.environ.get(_JSON) else "\n".join(told(summary))
         sys.stdout.write(text + "\n")
 

@@ -48,10 +48,16 @@ class ErrorMap:
         codes, shown = codes[:height, :width], picture[:height, :width].astype(float)
         grey = shown.mean(axis=2, keepdims=True).repeat(3, axis=2)
         shown = 0.5 * shown + 0.3 * grey + 40
-        for code, colour in COLOURS.items():
-            shown[codes == code] = colour
+        # The picture is reduced to 120 colours first, so that the errors, few as they may be, keep theirs.
+        image = Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8)).quantize(120)
+        indices, palette = np.array(image), (image.getpalette() or [])[: 3 * 120]
+        palette += [0] * (3 * 120 - len(palette))
+        for number, (code, colour) in enumerate(COLOURS.items()):
+            indices[codes == code] = 120 + number
+            palette += colour
+        image = Image.fromarray(indices)
+        image.putpalette(palette)
         stream = io.BytesIO()
-        image = Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8)).quantize(128)
         image.save(stream, "PNG", optimize=True)
         return stream.getvalue()
 

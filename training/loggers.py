@@ -79,7 +79,7 @@ def make_loggers(settings: TrainSettings, start: int) -> list[Logger]:
     made: list[Logger] = []
     for kind in settings.loggers:
         if kind == "tensorboard":
-            purge = {"purge_step": start} if start else {}
+            purge: dict[str, Any] = {"purge_step": start} if start else {}
             made.append(TensorBoardLogger(save_dir=str(settings.out), name="log", version="", **purge))
         elif kind == "csv":
             made.append(CsvLogger(settings.out / METRICS, start))

@@ -57,7 +57,8 @@ class TrainingModule(L.LightningModule):
         if weight := self._consistency_weight():
             terms["consistency"] = weight * self.objective.consistency(logits, self._taught(batch), batch)
         loss = torch.stack(list(terms.values())).sum()
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0 and not bool(loss.isfinite()):
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if self.trainer.global_step % every == 0 and not bool(loss.isfinite()):
             step = self.trainer.global_step
             raise DivergedError(
                 f"the loss is {float(loss.detach())} at step {step}; lower optim.lr, or use optim.precision=32-true"
@@ -137,7 +138,7 @@ class Decay:
 
     def __call__(self, averaged: Any, current: Any, count: Any) -> None:
         """Move `averaged` towards `current`."""
-        get_ema_multi_avg_fn(self.decay)(averaged, current, count)
+        get_ema_multi_avg_fn(self.decay)(averaged, current, count)  # type: ignore[no-untyped-call]
 
 
 def _average(network: nn.Module, decay: float) -> AveragedModel:

@@ -111,8 +111,10 @@ def load_split(settings: DataSettings, loaded: Mapping[str, list[Place]] | None 
     if loaded is None:
         loaded = load_by_name(settings, [*names, *kept_out])
     training = [place for name in names for place in loaded[name]]
-    sides = ([place for name in side for place in loaded[name]] for side in (settings.validation, settings.holdout))
-    split = Split(training, _weights(settings, names, loaded), *sides, left_out)
+    validation, holdout = (
+        [place for name in side for place in loaded[name]] for side in (settings.validation, settings.holdout)
+    )
+    split = Split(training, _weights(settings, names, loaded), validation, holdout, left_out)
     check_leakage(split.training, [*split.validation, *split.holdout])
     check_leakage(split.validation, split.holdout)
     return split

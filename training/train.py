@@ -63,7 +63,7 @@ def train(settings: TrainSettings, split: Split | None = None, callbacks: Sequen
     split = load_split(settings.data) if split is None else split
     fitted = fit(settings, split, callbacks)
     summary = _summary(settings, split, fitted)
-    if rank_zero_only.rank == 0:
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         try:
             _write(settings, split, fitted, summary)
         except OSError as error:
@@ -86,7 +86,7 @@ def _prepare(settings: TrainSettings) -> dict[str, Any] | None:
     Raises:
         UsageError: the folder holds a run with other settings.
     """
-    if rank_zero_only.rank != 0:
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return None
     folder, kept = settings.out, settings.out / "settings.json"
     try:

@@ -1,9 +1,9 @@
 """The interface that every backend keeps: named float32 arrays in, named outputs out.
 
 A change bundle's graph takes `before` and `after` and gives `change` and, where it has classes, `landcover_before` and
-`landcover_after`; a land-cover bundle's takes `image` and gives `landcover`. Of each land cover may also be asked for `<name>_class`, the
-position of its largest probability, and `<name>_confidence`, that probability: a graph that makes them itself never
-writes the probabilities to memory.
+`landcover_after`; a land-cover bundle's takes `image` and gives `landcover`. Of each land cover may also be asked for
+`<name>_class`, the position of its largest probability, and `<name>_confidence`, that probability: a graph that makes
+them itself never writes the probabilities to memory.
 """
 
 from __future__ import annotations
