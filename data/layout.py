@@ -192,7 +192,8 @@ class Layout(BaseModel):
 
     def role(self, name: str) -> Role:
         """Return the role of that name; KeyError where there is none."""
-        return {role.role: role for role in self.roles}[name]
+        known: dict[str, Role] = {role.role: role for role in self.roles}
+        return known[name]
 
     def has(self, name: str) -> bool:
         """Whether there is a role of that name."""
@@ -229,12 +230,12 @@ class Layout(BaseModel):
                     if other != path:
                         raise SceneError(f"{path} and {other} are both {role.role} of one item; keep one of them")
         items: dict[str, Item] = {}
-        for key, files in found.items():
+        for key, present in found.items():
             fields = dict(zip(order, key, strict=True))
             name = self.name.format(**fields) if self.name else "_".join(key)
             if name in items:
                 raise SceneError(f"{folder}: two items are called {name!r}; give `name` in the data set's YAML")
-            items[name] = Item(name, fields, files)
+            items[name] = Item(name, fields, present)
         return [items[name] for name in sorted(items)]
 
     def fit(self, folder: Path) -> int:

@@ -80,7 +80,7 @@ def _contents(place: Place) -> Iterator[bytes]:
 def _plane(image: NDArray[np.float32]) -> NDArray[np.int32]:
     """The sum of the bands in steps of 1/2000, finer than 8 bits; images that agree in it everywhere are the same."""
     finite = np.nan_to_num(image, nan=-1.0, posinf=-1.0, neginf=-1.0)
-    return np.round(finite * 2000).astype(np.int32).sum(axis=0, dtype=np.int32)
+    return np.asarray(np.round(finite * 2000).astype(np.int32).sum(axis=0), dtype=np.int32)
 
 
 def _hash(plane: NDArray[np.int32]) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tuban.errors import UsageError
 from tuban.models.blocks import Fusion, Standardised, contrast, conv_block, disagreement, seen_covers
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tuban.models.spec import NetworkSpec
+
+_FIVE = 5
+# Decoders that come back to the size of the image from any depth.
+_ANY_DEPTH = {"unet", "unetplusplus", "manet", "linknet", "pspnet", "deeplabv3"}
 
 
 def _options(spec: NetworkSpec) -> dict[str, Any]:
@@ -97,7 +102,7 @@ class DecoderNet(Standardised):
         pyramid = self.encoder(both)
         covers: Sequence[Tensor] = ()
         if self.spec.classes:
-            cover = self.landcover_head(self.landcover_decoder(pyramid))
+            cover = self._sized(self.landcover_head(self.landcover_decoder(pyramid)), both)
             covers = cover[:count], cover[count:]
         seen = self._fused(pyramid, count)
         difference = self.difference(torch.cat(contrast(both[:count], both[count:]), dim=1))
@@ -112,10 +117,15 @@ class DecoderNet(Standardised):
             for fusion, level in zip(self.fusion, pyramid[1:], strict=True)
         ]
         # Decoders take the input image as the first level and none looks at it.
-        decoded: Tensor = self.change_up(self.change_decoder([pyramid[0][:count], *levels]))
-        return decoded
+        decoded = self.change_up(self.change_decoder([pyramid[0][:count], *levels]))
+        return self._sized(decoded, pyramid[0])
 
     def landcover(self, standardised: Tensor) -> Tensor:
         """Return land-cover logits `(n, classes, h, w)` of standardised images of one date."""
-        logits: Tensor = self.landcover_head(self.landcover_decoder(self.encoder(standardised)))
-        return logits
+        return self._sized(self.landcover_head(self.landcover_decoder(self.encoder(standardised))), standardised)
+
+    def _sized(self, made: Tensor, image: Tensor) -> Tensor:
+        """Return features at the size of the image, which decoders made for five stages miss with fewer."""
+        if self.spec.depth == _FIVE or self.spec.architecture.lower() in _ANY_DEPTH:
+            return made
+        return functional.interpolate(made, size=image.shape[-2:], mode="bilinear", align_corners=False)

@@ -150,7 +150,10 @@ def fit(settings: TrainSettings, split: Split, callbacks: Sequence[L.Callback] =
     kept = settings.out / (BEST if split.validation and settings.validation.keep == "best" else LAST)
     step, measured = _load(module, kept)
     facts |= {"device": _device(trainer), "processes": trainer.world_size}
-    return Fitted(module.kept.eval().cpu(), clock.seconds, trainer.global_step, step, measured, facts)
+    # Where the work was done by processes of its own, only the checkpoint knows how far it went and how long it took.
+    end = torch.load(last, map_location="cpu", weights_only=True)
+    seconds = clock.seconds or float(end["callbacks"]["Clock"]["seconds"])
+    return Fitted(module.kept.eval().cpu(), seconds, int(end["global_step"]), step, measured, facts)
 
 
 def make_module(settings: TrainSettings, split: Split) -> tuple[TrainingModule, dict[str, Any]]:

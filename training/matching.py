@@ -207,9 +207,10 @@ def match(objects: Overlaps, min_iou: float = 0.25) -> Matching:
     large = shared >= SUBSTANTIAL * smaller
     split = np.bincount(truth[large], minlength=found.size) >= 2
     merge = np.bincount(called[large], minlength=right.size) >= 2
-    return Matching(
-        objects.truth_px * objects.pixel_m2, objects.called_px * objects.pixel_m2, found, right, split, merge
+    truth_m2, called_m2 = (
+        np.asarray(size * objects.pixel_m2, dtype=np.float64) for size in (objects.truth_px, objects.called_px)
     )
+    return Matching(truth_m2, called_m2, found, right, split, merge)
 
 
 def _groups(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import rasterio
@@ -95,9 +95,12 @@ def write_perturbed(image: Path, out: Path, perturbation: Perturbation) -> None:
                 target.write(made[:, row - top : row - top + rows], window=Window(0, row, source.width, rows))
 
 
-def _facts(image: Path) -> dict[str, object]:
+def _facts(image: Path) -> dict[str, Any]:
     path = image.with_name("scene.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
 
 
 def _perturbed(

@@ -77,8 +77,8 @@ def class_weights(places: Sequence[Place], classes: int, kind: str) -> NDArray[n
             counts += np.bincount(cover.ravel(), weight.ravel(), minlength=256)
     counts[IGNORE] = 0
     share = counts[:classes] / max(counts[:classes].sum(), 1)
-    weight = np.zeros(classes)
+    scale = np.zeros(classes)
     present = share > 0
-    weight[present] = share[present] ** (-1.0 if kind == "balanced" else -0.5)
-    total = (weight * share).sum()
-    return (weight / total).astype(np.float32) if total > 0 else None
+    scale[present] = share[present] ** (-1.0 if kind == "balanced" else -0.5)
+    total = (scale * share).sum()
+    return (scale / total).astype(np.float32) if total > 0 else None

@@ -31,7 +31,7 @@ def dates(count: int = 2) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("architecture", "encoder", "depth"),
-    [("FPN", "resnet18", 4), ("Linknet", "resnet18", 3), ("PAN", "tu-tf_efficientnet_lite0", 4)],
+    [("FPN", "resnet18", 4), ("Linknet", "resnet18", 3)],
 )
 def test_every_parameter_of_a_decoder_takes_part(architecture, encoder, depth):
     spec = dataclasses.replace(SPEC, architecture=architecture, encoder=encoder, depth=depth, width=(32,) * depth)
@@ -50,8 +50,8 @@ def test_land_cover_does_not_depend_on_the_other_date():
         there, swapped = network(before, after), network(after, before)
         alone = build(dataclasses.replace(SPEC, task="landcover")).eval()
         alone.load_state_dict({name: network.state_dict()[name] for name in alone.state_dict()})
-        torch.testing.assert_close(there.landcover_before, swapped.landcover_after)
-        torch.testing.assert_close(alone(before).landcover_before, there.landcover_before)
+        torch.testing.assert_close(there.landcover_before, swapped.landcover_after, rtol=0, atol=1e-4)
+        torch.testing.assert_close(alone(before).landcover_before, there.landcover_before, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["Unet", "UPerNet"])

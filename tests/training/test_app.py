@@ -89,7 +89,7 @@ def test_a_run_says_where_everything_lies(root, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
 def test_each_job_of_a_sweep_has_a_folder_of_its_own(root, tmp_path, capsys):
-    launch([*_tiny(root), "--multirun", "seed=0,1", "out=sweep", "--json"])
+    launch(["--multirun", *_tiny(root), "seed=0,1", "out=sweep", "--json"])
     del capsys
     seeds = [
         json.loads((tmp_path / "sweep" / f"job-{n}" / "train.json").read_text())["settings"]["seed"] for n in (0, 1)
