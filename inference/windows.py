@@ -171,8 +171,8 @@ def plan_windows(height: int, width: int, *, tile: int, halo: int, stride: int, 
     if limit < step:
         raise UsageError(f"a tile of {tile} px leaves no core inside a halo of {halo}; use at least {2 * halo + step}")
     if not oblong:
-        sides = (_even(size, -(-size // limit), step) for size in (height, width))
-        return WindowPlan(height, width, *sides, halo)
+        tall, wide = (_even(size, -(-size // limit), step) for size in (height, width))
+        return WindowPlan(height, width, tall, wide, halo)
     plans = []
     longest = int(_LONGEST * limit)
     for rows in _counts(height, longest, limit):

@@ -85,7 +85,7 @@ def static(module: nn.Module) -> None:
             setattr(module, name, _Static(child))
         elif isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
             cells = child.output_size
-            setattr(module, name, _Pooled(cells if isinstance(cells, int) else int(cells[0] or 1)))
+            setattr(module, name, _Pooled(cells if isinstance(cells, int) else int((cells or (1,))[0] or 1)))
         else:
             static(child)
 

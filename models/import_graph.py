@@ -113,9 +113,10 @@ def trial_graph(path: Path, card: ImportCard, classes: int) -> None:
     """
     import onnxruntime
 
+    failures: tuple[type[Exception], ...] = (RuntimeError, ValueError, *_ort_errors())
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except (RuntimeError, ValueError, *_ort_errors()) as error:
+    except failures as error:
         raise ModelError(
             f"the graph cannot be loaded ({' '.join(str(error).split())[:300]}); export it again"
         ) from error
@@ -130,7 +131,7 @@ def trial_graph(path: Path, card: ImportCard, classes: int) -> None:
         next(iter(feeds.values()))[:, :, :3, :3] = np.nan
         try:
             (made,) = session.run([wanted], feeds)
-        except (RuntimeError, ValueError, *_ort_errors()) as error:
+        except failures as error:
             line = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"the graph does not run on {count} images of {shape[0]} × {shape[1]} ({line}); export it with free "

@@ -96,7 +96,7 @@ class ChangeNet(Standardised):
         ]
         change = self.change_decoder(fused)
         logits = self.change_head(torch.cat([change, *seen_covers(covers), magnitude], dim=1))[:, 0]
-        return Logits(*covers, logits) if covers else Logits(None, None, logits)
+        return Logits(covers[0], covers[1], logits) if covers else Logits(None, None, logits)
 
     def landcover(self, standardised: Tensor) -> Tensor:
         """Return land-cover logits `(n, classes, h, w)` of standardised images of one date."""

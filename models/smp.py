@@ -109,7 +109,7 @@ class DecoderNet(Standardised):
         chances = seen_covers(covers)
         agreed = [*chances, disagreement(chances)] if chances else []
         logits = self.change_head(torch.cat([seen, difference, *agreed], dim=1))[:, 0]
-        return Logits(*covers, logits) if covers else Logits(None, None, logits)
+        return Logits(covers[0], covers[1], logits) if covers else Logits(None, None, logits)
 
     def _fused(self, pyramid: Sequence[Tensor], count: int) -> Tensor:
         levels = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 from tuban.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Task = Literal["change", "landcover"]
 FusionKind = Literal["all", "difference", "concat", "attention"]
@@ -70,6 +70,18 @@ class NetworkSpec:
     def stride(self) -> int:
         """Window sizes and origins must be multiples of this many pixels."""
         return int(2**self.depth)
+
+
+def spec_of(network: nn.Module) -> NetworkSpec:
+    """Return what a network was built from.
+
+    Raises:
+        TypeError: it is none of `tuban.models.network.build`.
+    """
+    spec = getattr(network, "spec", None)
+    if not isinstance(spec, NetworkSpec):
+        raise TypeError(f"{type(network).__name__} has no spec; build networks with tuban.models.network.build")
+    return spec
 
 
 class Logits(NamedTuple):

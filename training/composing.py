@@ -57,8 +57,8 @@ def single_image(crop: Crop) -> Crop:
         "change": np.where(valid, 0, IGNORE).astype(np.uint8),
         "landcover_after": crop["landcover_before"],
         "weight_after": crop["weight_before"],
-        "single": valid,
     }
+    pair["single"] = np.asarray(valid)
     return crop | pair
 
 

@@ -28,7 +28,7 @@ def total(value: Tensor) -> Tensor:
     """Return a sum over all processes, through which gradients flow back to each."""
     if not distributed.is_available() or not distributed.is_initialized():
         return value
-    result: Tensor = all_reduce(value)
+    result: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
     return result
 
 

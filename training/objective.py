@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tuban.data.place import IGNORE
 from tuban.training import losses
 
 if TYPE_CHECKING:
@@ -92,16 +93,15 @@ class Objective:
         seen = {name: batch[name].isfinite().any(dim=1) for name in dates}
         parts = []
         if logits.change is not None and teacher.change is not None:
-            unlabelled = (batch["change"] == losses.IGNORE) & seen["before"] & seen["after"]
-            pairs = [_both(tensor.float().sigmoid()) for tensor in (logits.change, teacher.change)]
-            parts.append(losses.agreement(*pairs, unlabelled.float(), confidence=settings.confidence))
-        for name, cover, sure in zip(dates, logits[:2], teacher[:2], strict=False):
-            if cover is not None and sure is not None:
-                unlabelled = (batch[f"landcover_{name}"] == losses.IGNORE) | (batch[f"weight_{name}"] == 0)
-                pairs = [tensor.float().softmax(1) for tensor in (cover, sure)]
-                parts.append(
-                    losses.agreement(*pairs, (unlabelled & seen[name]).float(), confidence=settings.confidence)
-                )
+            unlabelled = (batch["change"] == IGNORE) & seen["before"] & seen["after"]
+            own, sure = (_both(tensor.float().sigmoid()) for tensor in (logits.change, teacher.change))
+            parts.append(losses.agreement(own, sure, unlabelled.float(), confidence=settings.confidence))
+        for name, cover, taught in zip(dates, logits[:2], teacher[:2], strict=False):
+            if cover is not None and taught is not None:
+                unlabelled = (batch[f"landcover_{name}"] == IGNORE) | (batch[f"weight_{name}"] == 0)
+                own, sure = cover.float().softmax(1), taught.float().softmax(1)
+                where = (unlabelled & seen[name]).float()
+                parts.append(losses.agreement(own, sure, where, confidence=settings.confidence))
         return sum(parts[1:], start=parts[0])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tuban.data.place import IGNORE
+from tuban.models.spec import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ class Prediction:
 @torch.inference_mode()
 def predict(network: nn.Module, place: Place) -> Prediction:
     """Predict a place part by part, with the network as it is (call `eval()` first)."""
-    spec = network.spec
+    spec = spec_of(network)
     device = next(network.parameters()).device
     height, width = place.shape
     after = place.after if place.after is not None and spec.task == "change" else None
@@ -109,5 +110,5 @@ def save_prediction(network: nn.Module, place: Place, folder: Path) -> Predictio
             "weak": np.stack([place.landcover_before, place.landcover_after][:dates]),
             "confidence": np.stack([place.weight_before, place.weight_after][:dates]),
         }
-    np.savez_compressed(folder / f"{place.name}.npz", **arrays)
+    np.savez_compressed(folder / f"{place.name}.npz", allow_pickle=False, **arrays)
     return prediction

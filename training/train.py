@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 import tuban
 from tuban.errors import OutputError, UsageError
+from tuban.models.spec import spec_of
 from tuban.training.fit import fit
 from tuban.training.loggers import flattened
 from tuban.training.panels import panel, save_panel
@@ -161,13 +162,13 @@ def _write(settings: TrainSettings, split: Split, fitted: Fitted, summary: dict[
         prediction = save_prediction(fitted.network, place, settings.out)
         if number < settings.validation.panels:
             path = settings.out / "panels" / "holdout" / f"{place.name}.png"
-            save_panel(path, panel(place, prediction, fitted.network.spec))
+            save_panel(path, panel(place, prediction, spec_of(fitted.network)))
     _replace(settings.out / "train.json", json.dumps(summary, indent=2) + "\n")
 
 
 def save_weights(network: nn.Module, folder: Path) -> None:
     """Write `weights.safetensors` and `spec.json`, from which `tuban.models.export` makes a bundle."""
-    _replace(folder / "spec.json", json.dumps(dataclasses.asdict(network.spec), indent=2) + "\n")
+    _replace(folder / "spec.json", json.dumps(dataclasses.asdict(spec_of(network)), indent=2) + "\n")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     scratch = folder / ".weights.safetensors"
     save_file(state, str(scratch))

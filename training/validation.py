@@ -59,10 +59,10 @@ class Validation(nn.Module):
         if self.classes > 1 and prediction.landcover is not None:
             dates = ((place.landcover_before, place.weight_before), (place.landcover_after, place.weight_after))
             for cover, (labels, weight) in zip(prediction.landcover, dates, strict=False):
-                truth = np.where(weight >= _CONFIDENT, labels, IGNORE)
-                if (truth != IGNORE).any():
+                sure = np.where(weight >= _CONFIDENT, labels, IGNORE)
+                if (sure != IGNORE).any():
                     device = self.cover.device
-                    self.cover.update(*(torch.from_numpy(a).long().to(device) for a in (cover, truth)))
+                    self.cover.update(*(torch.from_numpy(a).long().to(device) for a in (cover, sure)))
 
     def compute(self) -> dict[str, torch.Tensor]:
         """Return the measures; those of which no place had labels are 0."""
