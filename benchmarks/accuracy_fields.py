@@ -24,8 +24,9 @@ import rasterio
 from rasterio.features import geometry_mask, rasterize
 
 from tuban.data.classes import classes
+from tuban.data.scene import Scene
+from tuban.inference.landcover import SceneReader, predict_landcover
 from tuban.models.bundle import Bundle, resolve
-from tuban.training.predicted_place import landcover_strips
 
 RESULTS = Path(__file__).parent / "results" / "accuracy_fields.md"
 BANDS = ("B08", "B04", "B03", "B02")
@@ -60,8 +61,10 @@ def measure(bundle: Bundle, folder: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         image = Path(scratch) / "image.tif"
         in_units_of(bundle, folder / "s2_2023_B08_B04_B03.tif", image)
-        mapped = np.concatenate(list(landcover_strips(bundle, image)))
-        with rasterio.open(image) as source:
+        with Scene.open(image) as scene:
+            made = predict_landcover(SceneReader(scene), bundle, Path(scratch) / "out")
+        with rasterio.open(made.paths["landcover"]) as source:
+            mapped = source.read(1)
             grid = {"out_shape": source.shape, "transform": source.transform}
             parcels = parcels.to_crs(source.crs)
     inside = ~geometry_mask(parcels.geometry, **grid)

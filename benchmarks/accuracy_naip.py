@@ -17,16 +17,16 @@ import numpy as np
 
 from tuban.errors import PairError
 from tuban.models.bundle import Bundle, resolve
+from tuban.training.labelled import labelled_items
 from tuban.training.predicted_place import predicted_pair
 
 RESULTS = Path(__file__).parent / "results" / "accuracy_naip.md"
-DATES = ("20090818", "20150926")
 TARGET = 0.005
 
 
 def measure(bundle: Bundle, folder: Path, threshold: float) -> list[str]:
     """Return the results as Markdown."""
-    before, after = (folder / f"m_4709963_se_14_1_{date}.tif" for date in DATES)
+    (place,) = labelled_items(folder, "naip_nd")
     head = [
         f"# False alarms of {bundle.model_id} over cropland (NAIP, North Dakota, 2009 and 2015)",
         "",
@@ -34,12 +34,12 @@ def measure(bundle: Bundle, folder: Path, threshold: float) -> list[str]:
         "",
     ]
     try:
-        with predicted_pair(bundle, folder, before=before, after=after) as predicted:
+        with predicted_pair(bundle, place) as predicted:
             seen = called = 0
             for strip in predicted.strips():
                 seen += int(np.isfinite(strip.probability).sum())
                 called += int((strip.probability >= threshold).sum())
-            notes, pixel_m2 = predicted.pair.notes, predicted.pixel_m2
+            notes, pixel_m2 = predicted.notes, predicted.pixel_m2
     except PairError as error:
         return [*head, f"The pair is refused: {error}"]
     share = called / max(seen, 1)

@@ -1,11 +1,13 @@
-"""Measures whole-scene inference: speed against the bare runtime and against peers, memory, seams, resume.
+"""Measures whole-scene inference, all that is promised of it: one command, a table and a plot.
 
-    python benchmarks/inference.py                     # everything; about a quarter of an hour on two cores
-    python benchmarks/inference.py --only speed seams
-    python benchmarks/inference.py --geo-inference /path/to/python   # of an environment with geo-inference 3.2.4
+    python benchmarks/inference.py                       # everything; about 25 minutes on two idle cores
+    python benchmarks/inference.py speed memory          # some parts; results of the others are kept
+    python benchmarks/inference.py --small               # everything at a small size, to see that it runs
+    python benchmarks/inference.py --geo /path/python    # Python of an environment with geo-inference 3.2.4
 
-Each figure is a ratio of fresh processes run one after the other on this machine. Results go to
-`benchmarks/results/inference.json`, `inference.md` and `inference.svg`.
+Parts: speed, pair, memory, seams, resume, ray, faults, gpu. Each figure comes from fresh processes run one after the
+other on this machine. Results go to `benchmarks/results/inference.json`, `inference.md` and `inference.svg` as soon as
+a part is done, so a run that was stopped loses one part. `--small` writes into a temporary folder.
 """
 
 from __future__ import annotations
@@ -14,216 +16,206 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-HERE = Path(__file__).parent
-JOBS = HERE / "inference_jobs.py"
-RESULTS = HERE / "results"
-LIMITS = {"speed": 1.3, "memory_mb": 1500, "flat": 1.10, "loop": 4.0, "geo-inference": 6.0}
+from inference_parts.report import plot, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).resolve().parent
+MINUTES = {"speed": 6, "pair": 2, "memory": 5, "seams": 2, "resume": 4, "ray": 4, "faults": 3, "gpu": 1}
+FULL = {"scene": 6144, "peers": 3072, "pair": 4096, "memory": [4096, 12288, 40960], "begun": 100_000, "seams": 1024,
+        "kills": 30, "killed": 1024, "ray": 3584, "tile": 1024, "repeat": 2}  # fmt: skip
+SMALL = {"scene": 2048, "peers": 1536, "pair": 1024, "memory": [2048, 4096], "begun": 20_000, "seams": 512,
+         "kills": 2, "killed": 512, "ray": 1024, "tile": 384, "repeat": 1}  # fmt: skip
+FAULTS = {
+    "two nodes in network namespaces, one of them lost": "tests/inference/test_cluster_nodes.py",
+    "a Ray worker killed; the same hash": "tests/inference/test_cluster.py",
+    "corrupt blocks, a vanishing file, --keep-going": "tests/inference/test_change.py",
+    "full disk, damaged parts": "tests/inference/test_mosaic.py tests/inference/test_journal.py",
+    "stalled and broken servers": "tests/data/test_remote.py",
+}
 
 
-def child(
-    job: str, *arguments: object, python: str = sys.executable, timeout: float = 3600, cache: Path | None = None
-) -> dict[str, Any]:
-    """Run one job in a fresh process, its remembered trials in `cache`; return what it reports and its wall time."""
-    started = time.perf_counter()
-    command = [python, str(JOBS), job, *map(str, arguments)]
-    done = subprocess.run(
-        command,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=os.environ | ({"TUBAN_CACHE": str(cache)} if cache else {}),
+class Bench:
+    """Runs jobs in fresh processes, all inputs in one folder."""
+
+    def __init__(self, folder: Path, sizes: dict[str, Any], geo: str | None, bundle: str) -> None:
+        """In `folder`; `geo` is the Python of the peer's environment."""
+        self.folder, self.sizes, self.geo, self.bundle = folder, sizes, geo, bundle
+
+    def job(self, job: str, *arguments: object, python: str = sys.executable) -> dict[str, Any]:
+        """Run one job; return what it reports and its wall time."""
+        command = [python, "-m", "inference_parts.jobs", job, *map(str, arguments)]
+        started = time.perf_counter()
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=3600, cwd=HERE,
+            env=os.environ | {"TUBAN_CACHE": str(self.folder / "cache")},
+        )  # fmt: skip
+        wall = time.perf_counter() - started
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
+        return {"wall": wall, **json.loads(done.stdout.strip().splitlines()[-1])}
+
+    def made(self, kind: str, size: int = 0) -> Path:
+        """Make an input once."""
+        path = self.folder / (f"{kind}{size}.tif" if kind == "scene" else f"{kind}{size or ''}")
+        if not path.exists():
+            self.job("make", kind, path, size or "")
+        return path
+
+    def _whole(self, bundle: object, kind: str, source: Path) -> dict[str, Any]:
+        """Bare, cold (this machine remembers no trial of backends) and warm (it remembers the cold run's)."""
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+        found = {"bare": self.job("bare", bundle, kind, source)}
+        for name in ("cold", "warm"):
+            found[name] = self.job("whole", bundle, kind, source, self.folder / f"{kind}-{name}")
+        return found
+
+    def speed(self) -> dict[str, Any]:
+        """Time the whole process over the bare runtime, and the peers."""
+        size, part = self.sizes["scene"], self.sizes["peers"]
+        unet = self.made("unet")
+        found = {"size": size, "share": (size / part) ** 2, **self._whole(unet, "scene", self.made("scene", size))}
+        # The peers' time is a matter of pixels: a part of the scene says it.
+        smaller = self.made("scene", part)
+        found["loop"] = self.job("loop", unet, smaller, self.folder / "loop.tif")
+        if self.geo:
+            found["geo"] = self.job("geo", unet, smaller, self.folder / "geo", python=self.geo)
+        return found
+
+    def pair(self) -> dict[str, Any]:
+        """Time a pair the same way."""
+        size = self.sizes["pair"]
+        return {"size": size, **self._whole(self.bundle, "pair", self.made("pair", size))}
+
+    def memory(self) -> dict[str, Any]:
+        """Peak memory with a stub network for each size, and of a scene that is begun and stopped."""
+        stub, begun = self.made("stub"), self.sizes["begun"]
+        runs = {}
+        for size in self.sizes["memory"]:
+            out = self.folder / f"memory{size}"
+            runs[str(size)] = self.job("whole", stub, "empty", size, out, "onnx")
+            shutil.rmtree(out)
+        return {"runs": runs | {f"{begun} (begun)": self.job("begin", stub, begun, self.folder / "begun")}}
+
+    def seams(self) -> dict[str, Any]:
+        """Count how much results differ between ways to cut the same scene."""
+        size = self.sizes["seams"]
+        unet, scene, pair = self.made("unet"), self.made("scene", size), self.made("pair", size)
+        name = Path(self.bundle).name
+        return {
+            "runs": {
+                name: self.job("seams", self.bundle, "pair", pair, "bundle"),
+                f"{name}, whole reach": self.job("seams", self.bundle, "pair", pair, "exact"),
+                "U-Net, whole reach": self.job("seams", unet, "scene", scene, "exact"),
+                "U-Net, untrained": self.job("seams", unet, "scene", scene, "bundle"),
+            }
+        }
+
+    def resume(self) -> dict[str, Any]:
+        """Kill a run at random moments; count how often its hashes were those of a run that was not killed."""
+        pair = self.made("pair", self.sizes["killed"])
+        return self.job("resume", self.bundle, pair, self.folder / "killed", self.sizes["kills"])
+
+    def ray(self) -> dict[str, Any]:
+        """Time one and two workers; compare hashes with this process alone."""
+        size = self.sizes["ray"]
+        pair, runs = self.made("pair", size), {"0": [], "1": [], "2": []}
+        for _ in range(self.sizes["repeat"]):  # in turn, so that a load that comes and goes meets all alike
+            for workers, group in runs.items():
+                group.append(self.job("ray", self.bundle, pair, workers, self.sizes["tile"]))
+        return {"size": size, "runs": runs}
+
+    def faults(self) -> dict[str, Any]:
+        """Run the tests that do harm: nodes, workers, disks, files and servers that fail."""
+        runs = {}
+        for name, where in FAULTS.items():
+            record = self.folder / "tests.xml"
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={record}"]
+            subprocess.run([*command, *where.split()], check=False, capture_output=True, cwd=HERE.parent, timeout=1200)
+            suite = ET.parse(record).getroot()[0].attrib  # noqa: S314 (written a moment ago)
+            count = {key: int(suite[key]) for key in ("tests", "failures", "errors", "skipped")}
+            failed = count["failures"] + count["errors"]
+            passed = count["tests"] - failed - count["skipped"]
+            runs[name] = {"where": where, "passed": passed, "failed": failed, "skipped": count["skipped"]}
+        return {"runs": runs}
+
+    def gpu(self) -> dict[str, Any]:
+        """Throughput on a graphics card over the bare model's there, where there is one."""
+        card = _card()
+        if card is None:
+            return {"why": "no CUDA device on this machine: not measured"}
+        pair, (backend, name) = self.made("pair", self.sizes["pair"]), card
+        found = self.job("gpu", self.bundle, pair, self.folder / "gpu", backend, "cuda", name)
+        return found | {"size": self.sizes["pair"]}
+
+
+def _card() -> tuple[str, str] | None:
+    """Return the backend that reaches a CUDA device here, and the card's name."""
+    code = (
+        "import onnxruntime as o, torch\n"
+        "if torch.cuda.is_available():\n"
+        "    print('onnx' if 'CUDAExecutionProvider' in o.get_available_providers() else 'torch')\n"
+        "    print(torch.cuda.get_device_name())\n"
     )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    wall = time.perf_counter() - started
-    return {"wall": wall, **json.loads(done.stdout.strip().splitlines()[-1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    return (lines[0], lines[1]) if len(lines) == 2 else None
 
 
-def speed(folder: Path, size: int, pair_size: int, geo: str | None) -> dict[str, Any]:
-    """Return whole-process time over bare runtime time, for one scene and for a pair, and the peers' times."""
-    child("make-unet", folder / "unet")
-    child("make-scene", folder / "scene.tif", size)
-    found: dict[str, Any] = {"size": size, "bare": child("bare", folder / "unet", folder / "scene.tif")["seconds"]}
-    # Cold: this machine remembers no trial of backends; warm: that of the run before.
-    for name in ("cold", "tuban"):
-        found[name] = child("whole", folder / "unet", folder / "scene.tif", folder / name, cache=folder / "cache")
-    # The peers' time is a matter of pixels: a quarter of the scene says it.
-    child("make-scene", folder / "quarter.tif", size // 2)
-    found["loop"] = 4 * child("loop", folder / "unet", folder / "quarter.tif", folder / "loop.tif")["wall"]
-    if geo:
-        peer = child("geo", folder / "unet", folder / "quarter.tif", folder / "geo", python=geo)
-        found["geo-inference"] = 4 * peer["wall"]
-    child("make-pair", folder / "pair", pair_size)
-    found["pair_size"] = pair_size
-    found["pair_bare"] = child("bare-pair", "s2-change", folder / "pair")["seconds"]
-    for name in ("pair_cold", "pair"):
-        found[name] = child("whole-pair", "s2-change", folder / "pair", folder / name, cache=folder / "cache")
-    return found
-
-
-def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
-    """Return peak memory with a stub network for each size, and of a 100,000² scene that is begun and stopped."""
-    child("make-stub", folder / "stub")
-    found = {str(size): child("whole-empty", folder / "stub", size, folder / f"m{size}") for size in sizes}
-    found["100000 (begun)"] = child("begin-empty", folder / "stub", 100_000, folder / "m100k")
-    return found
-
-
-def seams(folder: Path) -> dict[str, Any]:
-    """Return how much results differ between ways to cut the same scene."""
-    child("make-unet", folder / "unet")
-    child("make-scene", folder / "small.tif", 1536)
-    child("make-pair", folder / "small-pair", 1024)
-    return {
-        "s2-change": child("seams-pair", "s2-change", folder / "small-pair"),
-        "unet, halo 64": child("seams", folder / "unet", folder / "small.tif"),
-    }
-
-
-def resume(folder: Path, kills: int) -> dict[str, Any]:
-    """Kill a run at random moments; return how often its hashes were those of a run that was not killed."""
-    child("make-pair", folder / "kill-pair", 1024)
-    return child("resume", folder / "kill-pair", folder / "killed", kills)
-
-
-def table(found: dict[str, Any]) -> str:
-    """Return the Markdown of the results."""
-    lines = [
-        "# Inference",
-        "",
-        (
-            f"`python benchmarks/inference.py`; {found['machine']}. Bare: `session.run` of ONNX Runtime alone, windows "
-            "of 512 px without overlap, default session. Whole: a fresh process from start to COGs in place, "
-            "by the backend that an earlier run's trial found (cold: with the trial)."
-        ),
-        "",
-        "| what | measured | limit |",
-        "|---|---|---|",
-    ]
+def write(folder: Path, found: dict[str, Any]) -> None:
+    """Write what was measured until now."""
+    folder.mkdir(exist_ok=True)
+    (folder / "inference.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "inference.md").write_text(table(found), encoding="utf-8")
     if "speed" in found:
-        s = found["speed"]
-        whole, pair = s["tuban"], s["pair"]
-        lines += [
-            f"| U-Net / EfficientNet-Lite0, 5 classes, {s['size']}²: bare | {s['bare']:.1f} s | |",
-            (
-                f"| … tuban, whole process ({whole['backend']}, tile {whole['tile']}, halo {whole['halo']}) "
-                f"| {whole['wall']:.1f} s = **{whole['wall'] / s['bare']:.2f} ×** bare (cold "
-                f"{s['cold']['wall'] / s['bare']:.2f} ×); {whole['peak_mb']:.0f} MB "
-                f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |"
-            ),
-            (
-                f"| … rasterio + torch loop (a quarter of the scene, × 4) | {s['loop']:.1f} s: tuban is "
-                f"{s['loop'] / whole['wall']:.1f} × faster "
-                f"| ≥ {LIMITS['loop']:g} × |"
-            ),
-        ]
-        if "geo-inference" in s:
-            lines.append(
-                f"| … geo-inference 3.2.4 | {s['geo-inference']:.1f} s: tuban is "
-                f"{s['geo-inference'] / whole['wall']:.1f} × faster | ≥ {LIMITS['geo-inference']:g} × |"
-            )
-        lines += [
-            f"| `{pair['model']}`, pair of {s['pair_size']}²: bare | {s['pair_bare']:.1f} s | |",
-            (
-                f"| … tuban, whole process ({pair['backend']}, tile {pair['tile']}, halo {pair['halo']}) "
-                f"| {pair['wall']:.1f} s = **{pair['wall'] / s['pair_bare']:.2f} ×** bare (cold "
-                f"{s['pair_cold']['wall'] / s['pair_bare']:.2f} ×); {pair['peak_mb']:.0f} MB "
-                f"| ≤ {LIMITS['speed']} ×; ≤ {LIMITS['memory_mb']} MB |"
-            ),
-        ]
-    if "memory" in found:
-        sizes = {name: run["peak_mb"] for name, run in found["memory"].items()}
-        first = next(iter(sizes.values()))
-        for name, peak in sizes.items():
-            lines.append(
-                f"| stub network, {name} px a side | {peak:.0f} MB = {peak / first:.2f} × the first "
-                f"| ≤ {LIMITS['flat']:.2f} × |"
-            )
-    for name, run in found.get("seams", {}).items():
-        exact = "halo covers the reach" if run["exact"] else "halo smaller than the reach"
-        limit = "0; 1e-4" if run["exact"] else "≤ 0.1 %"
-        lines.append(
-            f"| seams, {name} ({exact}): pixels whose class differs between tiles of {run['tiles']} "
-            f"| {run['differing']} of {run['pixels']} ({100 * run['differing'] / run['pixels']:.4f} %); "
-            f"probability by at most {run['probability']:.1e} | {limit} |"
-        )
-    if "resume" in found:
-        r = found["resume"]
-        lines.append(
-            f"| killed with SIGKILL at {r['kills']} random moments, run again | {r['equal']} of {r['kills']} equal to "
-            f"the byte; parts made in all {r['made']} for {r['parts']} parts and {r['kills']} kills: at most "
-            f"{r['most_lost']} lost by a kill | all; work done is not done again |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def plot(found: dict[str, Any]) -> str:
-    """Return a bar chart of the times as SVG."""
-    s = found["speed"]
-    bars = [("bare runtime", s["bare"]), ("tuban", s["tuban"]["wall"]), ("window loop", s["loop"])]
-    if "geo-inference" in s:
-        bars.append(("geo-inference", s["geo-inference"]))
-    longest = max(seconds for _, seconds in bars)
-    rows = []
-    for place, (name, seconds) in enumerate(bars):
-        y, width = 40 + 34 * place, 420 * seconds / longest
-        color = "#2a6f4e" if name == "tuban" else "#9aa5a0"
-        rows.append(
-            f'<text x="120" y="{y + 15}" text-anchor="end">{name}</text>'
-            f'<rect x="130" y="{y}" width="{width:.1f}" height="22" fill="{color}"/>'
-            f'<text x="{136 + width:.1f}" y="{y + 15}">{seconds:.0f} s</text>'
-        )
-    height = 50 + 34 * len(bars)
-    title = f"{s['size']}² px, U-Net / EfficientNet-Lite0, 5 classes: whole process"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" font-family="sans-serif" '
-        f'font-size="13"><rect width="100%" height="100%" fill="white"/><text x="20" y="22">{title}</text>'
-        + "".join(rows)
-        + "</svg>\n"
-    )
+        (folder / "inference.svg").write_text(plot(found["speed"]), encoding="utf-8")
 
 
 def main() -> None:
-    """Run the parts that are asked for, keep the others' results, write table and plot."""
+    """Run the parts that are asked for, keep the others' results, write table and plot after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=["speed", "memory", "seams", "resume"])
-    parser.add_argument("--size", type=int, default=6144, help="side of the scene for speed")
-    parser.add_argument("--pair-size", type=int, default=4096, help="side of the pair for speed")
-    parser.add_argument("--memory", type=int, nargs="+", default=[4096, 12288, 40960], help="sides for memory")
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument(
-        "--geo-inference", help="Python of an environment with geo-inference 3.2.4; else it is left out"
-    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="any of " + ", ".join(MINUTES))
+    parser.add_argument("--geo", help="Python of an environment with geo-inference 3.2.4; else it is left out")
+    parser.add_argument("--bundle", default="s2-change", help="the change model")
+    parser.add_argument("--whole-peers", action="store_true", help="give the peers the whole scene; 5 minutes more")
+    parser.add_argument("--small", action="store_true", help="a small size, into a temporary folder")
     options = parser.parse_args()
-    parts = options.only or ["speed", "memory", "seams", "resume"]
-    RESULTS.mkdir(exist_ok=True)
-    kept = RESULTS / "inference.json"
-    found = json.loads(kept.read_text()) if kept.exists() else {}
-    found["machine"] = f"{platform.machine()}, {len(__import__('os').sched_getaffinity(0))} cores"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        runs = {
-            "speed": lambda: speed(folder, options.size, options.pair_size, options.geo_inference),
-            "memory": lambda: memory(folder, options.memory),
-            "seams": lambda: seams(folder),
-            "resume": lambda: resume(folder, options.kills),
-        }
-        for part in parts:
-            found[part] = runs[part]()
-            kept.write_text(json.dumps(found, indent=1) + "\n")
-            print(part, json.dumps(found[part]), flush=True)
-    (RESULTS / "inference.md").write_text(table(found), encoding="utf-8")
-    if "speed" in found:
-        (RESULTS / "inference.svg").write_text(plot(found), encoding="utf-8")
-    print(table(found))
+    if unknown := set(options.parts) - set(MINUTES):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; use any of {', '.join(MINUTES)}")
+    sizes = dict(SMALL if options.small else FULL)
+    if options.whole_peers:
+        sizes["peers"] = sizes["scene"]
+    with tempfile.TemporaryDirectory(prefix="tuban-bench-") as name:
+        results = Path(name) / "results" if options.small else HERE / "results"
+        kept = results / "inference.json"
+        found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        bench = Bench(Path(name), sizes, options.geo, options.bundle)
+        for part in options.parts or MINUTES:
+            expected = "" if options.small else f": about {MINUTES[part]} minutes on two idle cores"
+            print(f"{part}{expected} …", flush=True)
+            began, load = time.perf_counter(), os.getloadavg()[0]
+            measure: Callable[[], dict[str, Any]] = getattr(bench, part)
+            found[part] = {
+                **measure(),
+                "when": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+                "load": load,
+                "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            }
+            found = {name: found[name] for name in MINUTES if name in found}
+            write(results, found)
+            print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
+        print(table(found))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What test-time augmentation is worth: the cross-validation of the shipped model measured again with it.
 
-    python benchmarks/tta.py --runs FOLDER --data OSCD [--modes none flips d4]
+    python benchmarks/tta.py --runs FOLDER --data FOLDER [--modes none flips d4]
 
 `--runs` is the folder of `tuban train experiment=s2-change-crossval`: every place is predicted by the network that saw
 neither it nor its neighbours, as in the model card, and judged by the same code at thresholds chosen on other folds.
@@ -10,6 +10,7 @@ Results go to `benchmarks/results/tta.md`.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tuban.data.oscd import load_city
+from tuban.data.places import load_places
 from tuban.inference.tta import augmented
 from tuban.models.bundle import resolve
-from tuban.models.export import read_run
-from tuban.training.crossval import FOLDS, report
+from tuban.models.run import read_run
+from tuban.training.crossval_report import report, stored_folds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +67,7 @@ def main() -> None:
     lines = [
         f"# Test-time augmentation, {resolve('s2-change').model_id}",
         "",
-        "Ten held-out places in four folds, thresholds chosen on the other folds (as in the model card).",
+        "Places held out by fold, thresholds chosen on the other folds (as in the model card).",
         "",
         "| mode | F1 (95 % over places) | precision | recall | average precision | AUC | CPU s |",
         "|---|---|---|---|---|---|---|",
@@ -91,12 +92,12 @@ def predict_all(runs: Path, data: Path, out: Path, mode: Any) -> None:
     """Write `<fold>/<place>.npz` as the cross-validation does, with the logit of the augmented probability."""
     calibration = resolve("s2-change").calibration
     slope, intercept = float(str(calibration["slope"])), float(str(calibration["intercept"]))
-    for fold, places in FOLDS.items():
+    for fold, places in stored_folds(runs).items():
         network = read_run(runs / fold).to(memory_format=torch.channels_last)
         backend = augmented(Network(network, slope, intercept), mode)
         (out / fold).mkdir()
-        for place in places:
-            city = load_city(data / place, network.spec.bands, network.spec.classes)
+        shutil.copy(runs / fold / "train.json", out / fold)
+        for city in load_places(data, bands=network.spec.bands, classes=network.spec.classes, names=places):
             height, width = city.change.shape
             margin, stride = STRIDE_MARGIN * network.spec.stride, network.spec.stride
             pad = ((0, 0), (margin, margin + -height % stride), (margin, margin + -width % stride))
@@ -107,9 +108,9 @@ def predict_all(runs: Path, data: Path, out: Path, mode: Any) -> None:
             change = backend.run(feeds, ["change"])["change"][0, margin : margin + height, margin : margin + width]
             clipped = np.clip(change.astype(np.float64), 1e-7, 1 - 1e-7)
             logit = (np.log(clipped / (1 - clipped)) - intercept) / slope
-            with np.load(runs / fold / f"{place}.npz") as stored:
+            with np.load(runs / fold / f"{city.name}.npz") as stored:
                 kept = {name: stored[name] for name in stored.files if name != "logit"}
-            np.savez(out / fold / f"{place}.npz", logit=logit.astype(np.float16), **kept)
+            np.savez(out / fold / f"{city.name}.npz", logit=logit.astype(np.float16), **kept)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     Labels = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
+FIRST, SECOND = ("landcover_before", "landcover"), ("landcover_after",)
+"""Roles that label the land cover of the first image, and of the second."""
+
 BLOCK = 2048
 """Pixels a side; a place with more than this squared is cut into blocks."""
 
@@ -121,17 +124,11 @@ def read_place(
 ) -> Place:  # fmt: skip
     """Read a window of an item's images with its labels; `load_places` says what `bands` and `classes` are."""
     before, after = views.read(window, bands)
-    on_image = Window(window.col_off + views.offset[1], window.row_off + views.offset[0], window.width, window.height)
-    change = np.full(before.shape[1:], IGNORE, dtype=np.uint8)
-    if (path := item.file("change")) is not None:
-        role = folder.layout.role("change")
-        change = change_of(read_values(_fitting(path, views), role, on_image), role)
+    change = read_change(folder, item, views, window)
+    if item.file("change") is not None:
         seen = views.read(window, folder.bands)[0] if np.isnan(before).all() else before
         change[np.isnan(seen).all(axis=0)] = IGNORE
-    first, second = (
-        _cover(folder, item, views, names, on_image, classes)
-        for names in (("landcover_before", "landcover"), ("landcover_after",))
-    )
+    first, second = (read_cover(folder, item, views, names, window, classes) for names in (FIRST, SECOND))
     return Place(
         name, before, after, change, first[0], second[0], first[1], second[1], views.summary,
         dataset=folder.dataset.id, group=folder.layout.group_of(item.name), gsd_m=views.gsd_m,
@@ -139,22 +136,53 @@ def read_place(
     )  # fmt: skip
 
 
-def _cover(
+def read_change(folder: DatasetFolder, item: Item, views: Views, window: Window) -> NDArray[np.uint8]:
+    """Read a window of the change label `(h, w)`: 0, 1, or 255 where nothing is known, or nothing was labelled.
+
+    Raises:
+        SceneError: the label cannot be read, or does not cover the images.
+    """
+    path = item.file("change")
+    if path is None:
+        return np.full((int(window.height), int(window.width)), IGNORE, dtype=np.uint8)
+    role = folder.layout.role("change")
+    return change_of(read_values(_fitting(path, views), role, _on_image(views, window)), role)
+
+
+def read_cover(
     folder: DatasetFolder, item: Item, views: Views, names: tuple[str, ...], window: Window, classes: Sequence[int]
 ) -> Labels:
-    """Index into `classes` and confidence of one date's land cover; unknown where there is no label."""
+    """Read a window of one date's land cover: index into `classes` and confidence, `(h, w)` each.
+
+    Args:
+        folder: the data set.
+        item: one of its items.
+        views: its images.
+        names: roles of the label, `FIRST` or `SECOND`; the first that is there is read.
+        window: on the grid of the views.
+        classes: unified classes; all others are 255, unknown, and so is everything without a label.
+
+    Raises:
+        SceneError: the label cannot be read, or does not cover the images.
+    """
     shape = (int(window.height), int(window.width))
+    on_image = _on_image(views, window)
     for name in names:
         path = item.file(name)
         if path is None:
             continue
         role = folder.layout.role(name)
-        cover = cover_of(read_values(_fitting(path, views), role, window), role, classes)
+        cover = cover_of(read_values(_fitting(path, views), role, on_image), role, classes)
         if role.confidence_band is None:
             return cover, np.where(cover == IGNORE, 0, 255).astype(np.uint8)
         with open_file(path) as source:
-            return cover, np.asarray(source.read(role.confidence_band, window=window), dtype=np.uint8)
+            return cover, np.asarray(source.read(role.confidence_band, window=on_image), dtype=np.uint8)
     return np.full(shape, IGNORE, dtype=np.uint8), np.zeros(shape, dtype=np.uint8)
+
+
+def _on_image(views: Views, window: Window) -> Window:
+    """The window on the first image, on whose grid labels lie."""
+    return Window(window.col_off + views.offset[1], window.row_off + views.offset[0], window.width, window.height)
 
 
 def _fitting(path: Path, views: Views) -> Path:

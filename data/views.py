@@ -67,12 +67,17 @@ class Views:
 
 
 @contextmanager
-def open_views(folder: DatasetFolder, item: Item) -> Iterator[Views]:
+def open_views(folder: DatasetFolder, item: Item, *, strict: bool = False) -> Iterator[Views]:
     """Open the images of an item.
+
+    Args:
+        folder: the data set.
+        item: one of its items.
+        strict: refuse a georeferenced pair that `tuban detect` would refuse; else it is taken as it is published.
 
     Raises:
         SceneError: an image is missing or cannot be read, or the dates differ in size.
-        PairError: the two dates do not overlap.
+        PairError: the two dates do not overlap, or with `strict` the pair is refused.
     """
     for role in folder.layout.roles:
         if role.is_image and role.role not in item.files:
@@ -82,7 +87,7 @@ def open_views(folder: DatasetFolder, item: Item) -> Iterator[Views]:
             )
     if folder.georeferenced and folder.layout.has("after"):
         with ExitStack() as stack:
-            yield _matched(folder, item, stack)
+            yield _matched(folder, item, stack, strict=strict)
     else:
         yield _stored(folder, item)
 
@@ -158,7 +163,7 @@ def _normalised(
     return work
 
 
-def _matched(folder: DatasetFolder, item: Item, stack: ExitStack) -> Views:
+def _matched(folder: DatasetFolder, item: Item, stack: ExitStack, *, strict: bool) -> Views:
     """A georeferenced pair, matched as it is for inference."""
     paths = _described(folder, item, stack)
     refused = ""
@@ -166,6 +171,8 @@ def _matched(folder: DatasetFolder, item: Item, stack: ExitStack) -> Views:
         pair = open_pair(*paths)
     except PairError as error:
         refused = _of_files(str(error), paths, item)
+        if strict:
+            raise PairError(refused) from error
         # The authors drew their labels on the pair as it is, so it is taken as it is; what was wrong is recorded.
         unmeasured = PairSettings(
             registration=RegistrationSettings(enabled=False), radiometry=RadiometrySettings(enabled=False)

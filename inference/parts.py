@@ -62,8 +62,7 @@ class Tally:
             self.valid_px + other.valid_px,
             self.unseen_px + other.unseen_px,
             self.fed_px + other.fed_px,
-            # A block in the halos of neighbours is met by each of them, and parts are done in any order.
-            tuple(sorted({*self.damage, *other.damage})),
+            _each_once((*self.damage, *other.damage)),
             {**self.values, **values},
         )
 
@@ -85,6 +84,11 @@ class Tally:
             name: tuple(counts.get(str(value), 0) for value in range(256)) for name, counts in plain["values"].items()
         }
         return cls(**plain)
+
+
+def _each_once(damage: tuple[Damage, ...]) -> tuple[Damage, ...]:
+    """Return every block once: neighbours meet the same in their halos, perhaps for other reasons, in any order."""
+    return tuple(sorted({block[:4]: block for block in sorted(damage, reverse=True)}.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -132,10 +131,12 @@ def read_window(
     if not data.damage:
         _check_required(data, bundle, window)
     invalid = ~_placed(data.valid, rows - top, cols - left)
+    somewhere = bool(invalid.any())  # most windows have no invalid pixel, and looking is cheaper than filling
     images = {}
     for name in inputs:
         fed = np.ascontiguousarray(_placed(data.images[name], rows - top, cols - left), dtype=np.float32)
-        fed[:, invalid] = np.nan
+        if somewhere:
+            np.copyto(fed, np.nan, where=invalid)
         images[name] = fed
     return Loaded(window, valid, images, unseen, data.damage)
 
@@ -156,37 +157,45 @@ def _placed(values: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]
 
 
 def _salvage(source: PixelReader, bundle: Bundle, area: Window, inputs: Sequence[str], error: ReadError) -> _Pixels:
-    """Read what can be read of `area`, block by block; the rest is invalid and listed."""
+    """Read what can be read of `area`, block by block; the rest is invalid and listed.
+
+    Blocks are read whole, also where they reach beyond the area: so every window gives up the same pixels of them.
+    """
     shape = (int(area.height), int(area.width))
     images = {name: np.full((len(bundle.bands), *shape), np.nan, np.float32) for name in inputs}
     valid, unseen = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     damage: list[Damage] = []
     top, left = int(area.row_off), int(area.col_off)
     reason = str(error)
-    for row in _steps(top, top + shape[0]):
-        for col in _steps(left, left + shape[1]):
-            block = Window(col[0], row[0], col[1] - col[0], row[1] - row[0])
+    for row, height in _blocks(top, shape[0], source.height):
+        for col, width in _blocks(left, shape[1], source.width):
             if len(damage) < SALVAGE_LIMIT:
                 try:
-                    read = _pixels(source.read(block, bundle.bands), inputs)
+                    read = _pixels(source.read(Window(col, row, width, height), bundle.bands), inputs)
                 except ReadError as again:
                     reason = str(again)
                 else:
-                    place = np.s_[row[0] - top : row[1] - top, col[0] - left : col[1] - left]
+                    place = (_overlap(row, height, top, shape[0]), _overlap(col, width, left, shape[1]))
+                    kept = (_overlap(top, shape[0], row, height), _overlap(left, shape[1], col, width))
                     for name in inputs:
-                        images[name][:, *place] = read.images[name]
-                    valid[place] = read.valid
+                        images[name][:, *place] = read.images[name][:, *kept]
+                    valid[place] = read.valid[kept]
                     if read.unseen is not None:
-                        unseen[place] = read.unseen
+                        unseen[place] = read.unseen[kept]
                     continue
-            damage.append(Damage(row[0], col[0], int(block.height), int(block.width), reason))
+            damage.append(Damage(row, col, height, width, reason))
     return _Pixels(images, valid, unseen, tuple(damage))
 
 
-def _steps(start: int, stop: int) -> list[tuple[int, int]]:
-    """Cut an axis at multiples of the block, so that the same pixels are given up whatever the window."""
-    cuts = [start, *range((start // SALVAGE_BLOCK + 1) * SALVAGE_BLOCK, stop, SALVAGE_BLOCK), stop]
-    return list(itertools.pairwise(cuts))
+def _blocks(start: int, length: int, size: int) -> list[tuple[int, int]]:
+    """Return start and length of the blocks of an axis of `size` pixels that hold any of `length` pixels."""
+    firsts = range(start // SALVAGE_BLOCK * SALVAGE_BLOCK, start + length, SALVAGE_BLOCK)
+    return [(first, min(SALVAGE_BLOCK, size - first)) for first in firsts]
+
+
+def _overlap(start: int, length: int, origin: int, size: int) -> slice:
+    """Return where `start … start + length` lies in `size` pixels from `origin` on."""
+    return slice(max(start - origin, 0), min(start + length - origin, size))
 
 
 def _check_required(data: _Pixels, bundle: Bundle, window: CoreWindow) -> None:

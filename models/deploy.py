@@ -7,12 +7,13 @@ rewritten parts. The results are equal but for rounding; the export checks it.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from tuban.models.blocks import contrast, upsampled
+from tuban.models.ensemble import Ensemble, single_members
 from tuban.models.folding import FoldedDecoder, Parts, channels_of, softmax, static
 from tuban.models.network import ChangeNet
 
@@ -62,22 +63,37 @@ class DeployedChange(nn.Module):
 
     def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
         """Return `outputs`: see `change_outputs`."""
+        _, covers, chances, logit = self._run(before, after)
+        change = torch.sigmoid(self.slope * logit + self.intercept)
+        return *chances, change, *positions(covers)
+
+    def logits(self, before: Tensor, after: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return logits: of both dates' land cover, if there is any, to be `raised`, and of change `(n, h, w)`."""
+        small, _, _, logit = self._run(before, after)
+        return small, logit
+
+    @staticmethod
+    def raised(cover: Tensor) -> Tensor:
+        """Return land-cover logits at full resolution."""
+        return upsampled(cover)
+
+    def _run(self, before: Tensor, after: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
         first, second = self.normalise(before), self.normalise(after)
         difference, magnitude = contrast(first, second)
         raw = self.difference([difference, magnitude])
         pyramids = [self.network.encode(image) for image in (first, second)]
-        covers: list[Tensor] = []
+        small: list[Tensor] = []
         if self.landcover_decoder is not None:
             decoded = [self.landcover_decoder(pyramid[1:]) for pyramid in pyramids]
-            covers = [upsampled(self.network.landcover_head(features)) for features in decoded]
+            small = [self.network.landcover_head(features) for features in decoded]
+        covers = [upsampled(cover) for cover in small]
         levels = [
             fusion([a, b, (b - a).abs(), *([raw] if place == 0 else [])])
             for place, (fusion, a, b) in enumerate(zip(self.fusion, *pyramids, strict=True))
         ]
         chances = [softmax(cover) for cover in covers]
         features = self.head([self.change_decoder(levels), *chances, magnitude])
-        change = torch.sigmoid(self.slope * self.network.change_head[1](features)[:, 0] + self.intercept)
-        return *chances, change, *(cover.argmax(dim=1).to(torch.uint8) for cover in covers)
+        return small, covers, chances, self.network.change_head[1](features)[:, 0]
 
 
 class PlainChange(nn.Module):
@@ -95,11 +111,58 @@ class PlainChange(nn.Module):
 
     def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
         """Return `outputs`: see `change_outputs`."""
+        covers, logit = self.logits(before, after)
+        change = torch.sigmoid(self.slope * logit + self.intercept)
+        return *(softmax(cover) for cover in covers), change, *positions(covers)
+
+    def logits(self, before: Tensor, after: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return logits: of both dates' land cover, if there is any, to be `raised`, and of change `(n, h, w)`."""
         first, second, change = self.network(before, after)
-        covers = [cover for cover in (first, second) if cover is not None]
-        chances = [softmax(cover) for cover in covers]
-        probability = torch.sigmoid(self.slope * change + self.intercept)
-        return *chances, probability, *(cover.argmax(dim=1).to(torch.uint8) for cover in covers)
+        return [cover for cover in (first, second) if cover is not None], change
+
+    @staticmethod
+    def raised(cover: Tensor) -> Tensor:
+        """Return land-cover logits at full resolution, which they have here."""
+        return cover
+
+
+class EnsembleChange(nn.Module):
+    """Several change networks as they are exported, and the mean of their logits."""
+
+    inputs: tuple[str, ...] = ("before", "after")
+
+    def __init__(self, network: Ensemble, slope: float = 1.0, intercept: float = 0.0) -> None:
+        """Wrap copies of the members with the Platt scaling `sigmoid(slope * logit + intercept)`."""
+        super().__init__()
+        self.members = nn.ModuleList(_deployed_change(member) for member in single_members(network))
+        self.smoothing = network.smoothing
+        self.slope, self.intercept = float(slope), float(intercept)
+        self.outputs = change_outputs(network.spec)
+
+    def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+        """Return `outputs`: see `change_outputs`."""
+        members = cast("list[DeployedChange | PlainChange]", list(self.members))
+        made = [member.logits(before, after) for member in members]
+        covers = [members[0].raised(_mean(dates)) for dates in zip(*(small for small, _ in made), strict=True)]
+        chances, classes = [softmax(cover) for cover in covers], positions(covers)
+        # Change last: ONNX Runtime works back from a graph's last node, so one member is done before the next begins.
+        logit = _mean([change for _, change in made])
+        if self.smoothing is not None:
+            logit = self.smoothing(logit)
+        return *chances, torch.sigmoid(self.slope * logit + self.intercept), *classes
+
+
+def _mean(parts: Sequence[Tensor]) -> Tensor:
+    """Return the mean, added up one by one so that no runtime has to hold them side by side."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total / len(parts)
+
+
+def positions(covers: Sequence[Tensor]) -> list[Tensor]:
+    """Return the position of each pixel's largest logit, uint8 `(n, h, w)`, of each date's land cover."""
+    return [cover.argmax(dim=1).to(torch.uint8) for cover in covers]
 
 
 def change_outputs(spec: NetworkSpec) -> tuple[str, ...]:
@@ -128,10 +191,39 @@ class DeployedLandcover(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return probabilities `(n, classes, h, w)`, the largest's position uint8 and its value, both `(n, h, w)`."""
+        return _landcover(self.logits(image))
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return logits `(n, classes, h, w)`."""
         x = torch.where(torch.isnan(image), self.mean, image)
-        probabilities = softmax(self.network(((x - self.mean) * self.scale).clamp(-6.0, 6.0)))
-        confidence, best = probabilities.max(dim=1)
-        return probabilities, best.to(torch.uint8), confidence
+        made: Tensor = self.network(((x - self.mean) * self.scale).clamp(-6.0, 6.0))
+        return made
+
+
+class EnsembleLandcover(nn.Module):
+    """Several land-cover networks as they are exported, and the mean of their logits."""
+
+    inputs: tuple[str, ...] = DeployedLandcover.inputs
+    outputs: tuple[str, ...] = DeployedLandcover.outputs
+
+    def __init__(self, network: Ensemble) -> None:
+        """Wrap copies of the members."""
+        super().__init__()
+        # Their own statistics stand in their weights; a spec that was read from a bundle holds the average.
+        self.members = nn.ModuleList(
+            DeployedLandcover(LandcoverOnly(member), member.mean.flatten().tolist(), member.std.flatten().tolist())
+            for member in single_members(network)
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return probabilities `(n, classes, h, w)`, the largest's position uint8 and its value, both `(n, h, w)`."""
+        return _landcover(_mean([cast("DeployedLandcover", member).logits(image) for member in self.members]))
+
+
+def _landcover(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    probabilities = softmax(logits)
+    confidence, best = probabilities.max(dim=1)
+    return probabilities, best.to(torch.uint8), confidence
 
 
 class LandcoverOnly(nn.Module):
@@ -147,14 +239,20 @@ class LandcoverOnly(nn.Module):
         return self.whole.landcover(image)
 
 
-def deployed(network: Standardised, slope: float = 1.0, intercept: float = 0.0) -> Deployed:
+def deployed(network: Standardised | Ensemble, slope: float = 1.0, intercept: float = 0.0) -> Deployed:
     """Return a trained network as it is exported, in the fastest form there is for it."""
-    spec = network.spec
-    if spec.task == "landcover":
-        return DeployedLandcover(LandcoverOnly(network), spec.mean, spec.std)
-    if isinstance(network, ChangeNet) and spec.fusion == "all":
+    landcover = network.spec.task == "landcover"
+    if isinstance(network, Ensemble):
+        return EnsembleLandcover(network) if landcover else EnsembleChange(network, slope, intercept)
+    if landcover:
+        return DeployedLandcover(LandcoverOnly(network), network.spec.mean, network.spec.std)
+    return _deployed_change(network, slope, intercept)
+
+
+def _deployed_change(network: Standardised, slope: float = 1.0, intercept: float = 0.0) -> DeployedChange | PlainChange:
+    if isinstance(network, ChangeNet) and network.spec.fusion == "all":
         return DeployedChange(network, slope, intercept)
     return PlainChange(network, slope, intercept)
 
 
-Deployed = DeployedChange | PlainChange | DeployedLandcover
+Deployed = DeployedChange | PlainChange | DeployedLandcover | EnsembleChange | EnsembleLandcover

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,64 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 
 from tuban.errors import ModelError, OutputError
 from tuban.models.bundle import MLM_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, BundleSpec
 from tuban.models.card import CARD_NAME, model_card
 from tuban.models.deploy import deployed
+from tuban.models.ensemble import joined
 from tuban.models.mlm import write_mlm
-from tuban.models.network import NetworkSpec, build
 from tuban.models.reach import receptive_reach
-from tuban.models.rebuild import landcover_state
+from tuban.models.run import read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from tuban.models.blocks import Standardised
     from tuban.models.deploy import Deployed
-    from tuban.models.spec import Task
+    from tuban.models.spec import NetworkSpec
 
 AGREEMENT = 1e-4
 # Side of what the network is fed, pixels: the larger, the less is computed twice in halos, and the more memory.
 TILE = 1024
 # Halo of a network that sees its whole tile, pixels: no halo makes its tiles agree, this one hides most of the seams.
 UNBOUNDED_HALO = 64
-
-
-def read_run(folder: Path, task: Task | None = None) -> Standardised:
-    """Build the network of a training run's folder (`spec.json`, `weights.safetensors`).
-
-    Args:
-        folder: the run.
-        task: `landcover` takes the half of a change network that knows nothing of a second date; None the whole.
-
-    Raises:
-        ModelError: a file is missing or does not fit the network.
-        UsageError: there is no such encoder or decoder.
-    """
-    try:
-        spec = NetworkSpec(**json.loads((folder / "spec.json").read_text(encoding="utf-8")))
-        state = load_file(str(folder / "weights.safetensors"))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder} is no training run: {Path(str(error.filename)).name} is missing; run tuban train first"
-        ) from error
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: spec.json or weights.safetensors cannot be read ({error}); train again") from error
-    if task == "landcover" and spec.task == "change":
-        spec, state = dataclasses.replace(spec, task="landcover"), landcover_state(state)
-    if not spec.classes:
-        # A network without land cover may have been trained with an empty head for it.
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("landcover_")}
-    network = build(spec)
-    try:
-        network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except RuntimeError as error:
-        line = " ".join(str(error).split())[:300]
-        raise ModelError(f"{folder}: the weights do not fit spec.json ({line}); train again") from error
-    return network.eval()
 
 
 def export_onnx(model: Deployed, path: Path, *, bands: int, stride: int = 16) -> float:
@@ -128,31 +90,31 @@ def export_onnx(model: Deployed, path: Path, *, bands: int, stride: int = 16) ->
     return worst
 
 
-def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mapping[str, Any]) -> Bundle:
-    """Make a bundle from a training run.
+def export_bundle(runs: Sequence[Path], out: Path, *, name: str, version: str, facts: Mapping[str, Any]) -> Bundle:
+    """Make a bundle from training runs: several are members of one network (`tuban.models.ensemble`).
 
     Args:
-        run: folder that `tuban train` wrote.
+        runs: folders that `tuban train` wrote.
         out: the bundle's folder; made if missing, its files replaced.
         name: bundle name, lowercase.
         version: version of the weights.
         facts: what the bundle declares and the model card prints: `gsd_m`, `required_bands`, `metrics`, `training`;
             of change also `threshold`, `calibration` (slope, intercept) and `change_to_classes`. Where they are given,
-            `task` (`landcover` ships that half of a change network), `halo` (else the whole reach, so that tiles
-            agree exactly), `units` and `pretrained` (where the weights started from).
+            `task` (`landcover` ships that half of a change network), `smooth` (Gaussian over the logits of change,
+            pixels), `halo` (else the whole reach, so that tiles agree exactly), `units` and `pretrained` (where the
+            weights started from).
 
     Raises:
-        ModelError: the run is incomplete or the ONNX graph differs from torch.
+        ModelError: a run is incomplete, runs do not fit together, or the ONNX graph differs from torch.
         OutputError: the folder cannot be written.
     """
-    network = read_run(run, facts.get("task"))
+    network = joined([read_run(run, facts.get("task")) for run in runs], facts.get("smooth", 0.0))
     spec = network.spec
     reach = receptive_reach(network)
     halo = -(-(facts.get("halo") or reach or UNBOUNDED_HALO) // spec.stride) * spec.stride
     network.half().float()  # the weights that are shipped, and checked, are those in half precision
     calibration = dict(facts.get("calibration", {}))
     graph = deployed(network, calibration.get("slope", 1.0), calibration.get("intercept", 0.0))
-    parts = dataclasses.asdict(spec) | {"width": list(spec.width)}
     with bundle_folder(out) as scratch:
         difference = export_onnx(graph, scratch / ONNX_NAME, bands=len(spec.bands), stride=spec.stride)
         save_half(network, scratch / WEIGHTS_NAME)
@@ -172,7 +134,7 @@ def export_bundle(run: Path, out: Path, *, name: str, version: str, facts: Mappi
                 tile=-(-max(TILE, 4 * halo) // spec.stride) * spec.stride,
                 halo=halo,
                 receptive_reach=reach,
-                network={n: parts[n] for n in ("encoder", "depth", "width", "stem", "architecture", "fusion")},
+                network=_network(spec),
                 stride=spec.stride,
                 threshold=facts.get("threshold", 0.5),
                 calibration=calibration,
@@ -194,10 +156,20 @@ def described(spec: NetworkSpec) -> str:
     """Return the network in words."""
     decoder = "U-Net" if spec.architecture == "tuban" else spec.architecture
     encoder = spec.encoder.removeprefix("tu-")
+    several = f"mean of {spec.members} networks: " if spec.members > 1 else ""
     if spec.task == "landcover":
-        return f"{decoder}, {encoder} encoder, land cover of one date"
+        return f"{several}{decoder}, {encoder} encoder, land cover of one date"
     given = "land cover of both dates and change" if spec.classes else "change"
-    return f"siamese {decoder}, {encoder} encoder, fusion {spec.fusion}, {given}"
+    smoothed = f", change smoothed by {spec.smooth:g} px" if spec.smooth else ""
+    return f"{several}siamese {decoder}, {encoder} encoder, fusion {spec.fusion}, {given}{smoothed}"
+
+
+def _network(spec: NetworkSpec) -> dict[str, Any]:
+    """Return what the network is built with again; what a network alone does not need is left out."""
+    names = ["encoder", "depth", "width", "stem", "architecture", "fusion"]
+    if spec.members > 1 or spec.smooth:
+        names += ["members", "smooth"]
+    return {name: getattr(spec, name) for name in names} | {"width": list(spec.width)}
 
 
 @contextmanager
@@ -223,4 +195,5 @@ def bundle_folder(out: Path) -> Iterator[Path]:
 def save_half(module: torch.nn.Module, path: Path) -> None:
     """Write a module's weights in half precision as safetensors."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, str(path))
+    # Written here, for the library makes files that nobody else may read.
+    path.write_bytes(save({key: tensor.contiguous() for key, tensor in state.items()}))

@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from tuban.models.import_card import ImportCard
 
 _OPSET = 17
-# A SavedModel names its graph's inputs and outputs; what its own tools call the usual one.
-_SIGNATURE = "serving_default"
+# What of a SavedModel is converted: its usual signature, or, where it has none, what it does when it is called.
+_FUNCTIONS = (("--signature_def", "serving_default"), ("--concrete_function", "0"))
+_UNSIGNED = "Specified signature not in model"
+_ONE = "The graph takes one image at a time: leave inference.batch at 1."
 _UNBOUNDED_HALO = 64
 
 
@@ -34,7 +36,7 @@ def convert(folder: Path, target: Path, python: Path | None = None) -> None:
         ModelError: it cannot be converted.
     """
     command = [str(python or sys.executable), "-m", "tf2onnx.convert", "--saved-model", str(folder)]
-    command += ["--signature_def", _SIGNATURE, "--opset", str(_OPSET), "--output", str(target)]
+    command += ["--opset", str(_OPSET), "--output", str(target)]
     remedy = (
         "python -m venv tf && tf/bin/pip install tensorflow-cpu tf2onnx, then --tf-python tf/bin/python; or convert "
         f"it elsewhere ({' '.join(['python', *command[1:-1], 'model.onnx'])}) and import model.onnx"
@@ -42,18 +44,21 @@ def convert(folder: Path, target: Path, python: Path | None = None) -> None:
     absent = [name for name in ("tensorflow", "tf2onnx") if python is None and importlib.util.find_spec(name) is None]
     if absent:
         raise MissingExtraError(f"a SavedModel needs {' and '.join(absent)} to be converted: {remedy}")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise UsageError(f"--tf-python {python} cannot be run ({error.strerror}); {remedy}") from error
-    if done.returncode or not target.is_file():
+    last = ""
+    for choice in _FUNCTIONS:
+        try:
+            done = subprocess.run([*command, *choice], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise UsageError(f"--tf-python {python} cannot be run ({error.strerror}); {remedy}") from error
+        if not done.returncode and target.is_file():
+            return
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
         last = lines[-1][:300] if lines else f"exit code {done.returncode}"
         if "No module named" in last:
             raise MissingExtraError(f"{python or sys.executable}: {last}; {remedy}")
-        raise ModelError(
-            f"{folder} cannot be converted by tf2onnx ({last}); convert it elsewhere and give the ONNX file"
-        )
+        if _UNSIGNED not in last:
+            break
+    raise ModelError(f"{folder} cannot be converted by tf2onnx ({last}); convert it elsewhere and give the ONNX file")
 
 
 def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
@@ -85,7 +90,9 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
     halo = -(-(_UNBOUNDED_HALO if card.halo is None else card.halo) // card.stride) * card.stride
     with bundle_folder(out) as scratch:
         onnx.save(whole, str(scratch / ONNX_NAME))
-        trial_graph(scratch / ONNX_NAME, card, len(classes))
+        training = {"network": "imported as a graph", **card.training}
+        if not trial_graph(scratch / ONNX_NAME, card, len(classes)):
+            training["limits"] = [*training.get("limits", []), _ONE]
         bundle = write_mlm(
             BundleSpec(
                 **card.declared(),
@@ -94,7 +101,7 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
                 tile=-(-(card.tile or max(1024, 4 * halo)) // card.stride) * card.stride,
                 halo=halo,
                 stride=card.stride,
-                training={"network": "imported as a graph", **card.training},
+                training=training,
             ),
             scratch,
             architecture=str(card.training.get("network", "imported graph")),
@@ -105,51 +112,67 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
     return Bundle.load(out)
 
 
-def trial_graph(path: Path, card: ImportCard, classes: int) -> None:
-    """Run a graph once at two sizes, missing values included, and check what it gives.
+def trial_graph(path: Path, card: ImportCard, classes: int) -> bool:
+    """Run a graph at two sizes, missing values included, and check what it gives.
+
+    Returns:
+        Whether it takes several images at once.
 
     Raises:
         ModelError: it does not run at every size, or gives no probabilities of the expected shape.
     """
     import onnxruntime
 
-    failures: tuple[type[Exception], ...] = (RuntimeError, ValueError, *_ort_errors())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails here is told below, or is no failure
+    failures = _ort_errors()
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except failures as error:
         raise ModelError(
             f"the graph cannot be loaded ({' '.join(str(error).split())[:300]}); export it again"
         ) from error
+    _tried(session, card, classes, (1, 4, 4))
+    try:
+        _tried(session, card, classes, (2, 3, 5))
+    except ModelError:
+        _tried(session, card, classes, (1, 3, 5))
+        return False
+    return True
+
+
+def _tried(session: Any, card: ImportCard, classes: int, size: tuple[int, int, int]) -> None:
+    """Run the graph on `size`: images, rows and columns in units of the stride, at least 32 pixels."""
     rng, wanted = np.random.default_rng(0), "landcover" if card.task == "landcover" else "change"
     mean = np.array(card.mean, np.float32).reshape(1, -1, 1, 1)
-    for count, rows, cols in ((1, 4, 4), (2, 3, 5)):
-        shape = (rows * max(card.stride, 32), cols * max(card.stride, 32))
-        feeds = {
-            entry.name: (mean * rng.uniform(0.5, 1.5, (count, len(card.bands), *shape))).astype(np.float32)
-            for entry in session.get_inputs()
-        }
-        next(iter(feeds.values()))[:, :, :3, :3] = np.nan
-        try:
-            (made,) = session.run([wanted], feeds)
-        except failures as error:
-            line = " ".join(str(error).split())[:300]
-            raise ModelError(
-                f"the graph does not run on {count} images of {shape[0]} × {shape[1]} ({line}); export it with free "
-                "batch, height and width, or correct the card's stride, layout or channels"
-            ) from error
-        expected = (count, classes, *shape) if wanted == "landcover" else (count, *shape)
-        if made.shape != expected:
-            raise ModelError(
-                f"the graph gives {wanted} {made.shape} for images of {shape}, expected {expected}; correct the card's "
-                "classes, channel or layout"
-            )
-        if not (made.min() >= -1e-3 and made.max() <= 1.001):
-            raise ModelError(
-                f"the graph gives {made.min():g} to {made.max():g}, not probabilities; correct the card's activation"
-            )
+    count, shape = size[0], tuple(cells * max(card.stride, 32) for cells in size[1:])
+    feeds = {
+        entry.name: (mean * rng.uniform(0.5, 1.5, (count, len(card.bands), *shape))).astype(np.float32)
+        for entry in session.get_inputs()
+    }
+    next(iter(feeds.values()))[:, :, :3, :3] = np.nan
+    try:
+        (made,) = session.run([wanted], feeds)
+    except _ort_errors() as error:
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"the graph does not run on {count} images of {shape[0]} × {shape[1]} ({line}); export it with free "
+            "height and width, or correct the card's stride, layout or channels"
+        ) from error
+    expected = (count, classes, *shape) if wanted == "landcover" else (count, *shape)
+    if made.shape != expected:
+        raise ModelError(
+            f"the graph gives {wanted} {made.shape} for {count} images of {shape}, expected {expected}; correct the "
+            "card's classes, channel or layout"
+        )
+    if not (made.min() >= -1e-3 and made.max() <= 1.001):
+        raise ModelError(
+            f"the graph gives {made.min():g} to {made.max():g}, not probabilities; correct the card's activation"
+        )
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return state.Fail, state.InvalidArgument, state.InvalidGraph, state.RuntimeException, state.NotImplemented
+    own = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.RuntimeException, state.NotImplemented)
+    return (RuntimeError, ValueError, *own)

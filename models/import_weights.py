@@ -56,7 +56,7 @@ def from_weights(path: Path, out: Path, card: ImportCard) -> Bundle:
         folder = Path(scratch)
         (folder / "spec.json").write_text(json.dumps(dataclasses.asdict(spec)), encoding="utf-8")
         save_file(state, str(folder / "weights.safetensors"))
-        return export_bundle(folder, out, name=card.name, version=card.version, facts=facts)
+        return export_bundle([folder], out, name=card.name, version=card.version, facts=facts)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

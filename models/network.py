@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tuban.errors import UsageError
 from tuban.models.blocks import Decoder, Fusion, Standardised, contrast, conv_block, seen_covers, upsampled
 from tuban.models.encoder import make_encoder
 from tuban.models.initialise import initialise as start
@@ -39,8 +40,10 @@ def build(spec: NetworkSpec, *, initialise: str | Path | None = None) -> ChangeN
     Raises:
         MissingExtraError: the package that holds the initial weights is not installed.
         ModelError: the initial weights do not fit.
-        UsageError: there is no such encoder, decoder or source of weights.
+        UsageError: there is no such encoder, decoder or source of weights, or `spec` has several members.
     """
+    if spec.members > 1 or spec.smooth:
+        raise UsageError(f"{spec.members} members, smooth {spec.smooth}: members are built and trained one by one")
     # A network that is built where nothing is to be learnt is one that can be trained all the same.
     with torch.inference_mode(mode=False):
         network = ChangeNet(spec) if spec.architecture == "tuban" else DecoderNet(spec)

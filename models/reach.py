@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tuban.models.ensemble import single_members
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tuban.models.blocks import Standardised
+    from tuban.models.ensemble import Ensemble
 
 _SIZES = (512, 1024)
 """Sides of the trial images, pixels; the larger only for a network that sees farther than the smaller shows."""
 
 
-def receptive_reach(network: Standardised, sizes: tuple[int, ...] = _SIZES) -> int | None:
+def receptive_reach(network: Standardised | Ensemble, sizes: tuple[int, ...] = _SIZES) -> int | None:
     """Return the largest distance in pixels, along rows or columns, from which an input can reach an output.
 
     One input pixel is made NaN, and every output that depends on it becomes NaN whatever the weights: so the result
@@ -33,7 +36,8 @@ def receptive_reach(network: Standardised, sizes: tuple[int, ...] = _SIZES) -> i
     """
     trial = copy.deepcopy(network).float().eval()
     # What NaN marks on the way in, a missing pixel, is filled; here it is the marker.
-    trial.normalise = _through  # type: ignore[method-assign]
+    for member in single_members(trial):
+        member.normalise = _through  # type: ignore[method-assign]
     for size in sizes:
         reach = _reach(trial, size)
         if reach is not None:
@@ -46,7 +50,7 @@ def _through(x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _reach(trial: Standardised, size: int) -> int | None:
+def _reach(trial: Standardised | Ensemble, size: int) -> int | None:
     spec = trial.spec
     # The reach depends on where a pixel lies in the deepest cell: all places at once, on strips of a few cells' height
     # (some decoders pool their deepest cells three times).

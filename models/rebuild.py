@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from tuban.errors import ModelError
 from tuban.models.deploy import deployed
-from tuban.models.network import NetworkSpec, build
+from tuban.models.ensemble import assembled
+from tuban.models.spec import NetworkSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +35,12 @@ def rebuild(bundle: Bundle) -> Deployed:
     spec = NetworkSpec(
         bands=bundle.bands, classes=bundle.classes, mean=bundle.mean, std=bundle.std, task=bundle.task, **parts
     )
-    network = build(spec)
+    network = assembled(spec)
     try:
         state = {_named(name): tensor for name, tensor in load_file(bundle.weights_path).items()}
-        network.load_state_dict({"mean": network.mean, "std": network.std} | state)
+        # Bundles of earlier versions hold no statistics; they stand in the manifest.
+        statistics = {name: tensor for name, tensor in network.state_dict().items() if name in {"mean", "std"}}
+        network.load_state_dict(statistics | state)
     except (SafetensorError, RuntimeError) as error:
         line = " ".join(str(error).split())[:300]
         raise ModelError(

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Task = Literal["change", "landcover"]
 FusionKind = Literal["all", "difference", "concat", "attention"]
+_WIDEST = 8.0
+"""A wider Gaussian would wipe out what the minimum mapping units ask for, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class NetworkSpec:
         architecture: `tuban`, or the decoder's name in segmentation-models-pytorch, e.g. `Unet`.
         fusion: what of both dates' features is decoded at each scale: `all` (both and their absolute difference),
             `difference`, `concat` (both), or `attention` (the three, weighted pixel by pixel).
+        members: networks of this kind whose mean logits are the result (`tuban.models.ensemble`).
+        smooth: standard deviation of the Gaussian over the mean logits of change, pixels; 0 is none.
 
     Raises:
         UsageError: the parts do not fit together.
@@ -49,6 +53,8 @@ class NetworkSpec:
     task: Task = "change"
     architecture: str = "tuban"
     fusion: FusionKind = "all"
+    members: int = 1
+    smooth: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("bands", "classes", "mean", "std", "width"):
@@ -63,6 +69,12 @@ class NetworkSpec:
         for name, accepted in (("task", get_args(Task)), ("fusion", get_args(FusionKind))):
             if getattr(self, name) not in accepted:
                 raise UsageError(f"{name} {getattr(self, name)!r} is not known; use {', '.join(accepted)}")
+        if self.members < 1 or not 0 <= self.smooth <= _WIDEST:
+            raise UsageError(
+                f"{self.members} members, smooth {self.smooth}; give at least one member and 0 to {_WIDEST:g} pixels"
+            )
+        if self.task == "landcover" and self.smooth:
+            raise UsageError(f"smooth {self.smooth} is for the logits of change; leave it away for land cover")
         if self.task == "landcover" and not self.classes:
             raise UsageError("a land-cover network needs classes; name the unified classes it shall tell apart")
 

@@ -108,6 +108,11 @@ def _crossval_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"land cover: agreement with the labels {summary['landcover_agreement']['overall']}")
     for name, values in summary.get("spread", {}).items():
         lines.append(f"{name} over {len(summary['seeds'])} seeds: {values['mean']} ± {values['std']}")
+    if network := (ensemble := summary.get("ensemble", {})).get("network"):
+        lines.append(
+            f"{ensemble['members']} members as one network, smoothed by {ensemble['smooth']:g} px: F1 {network['f1']}, "
+            f"at one threshold {ensemble['one_threshold']['f1']}; ECE {network['ece']}"
+        )
     return [*lines, f"record       {summary['record']}"]
 
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from typing import TYPE_CHECKING, Any
 
 from tuban.data.place import IGNORE
 from tuban.data.splits import folds as dealt
-from tuban.errors import UsageError
-from tuban.training.crossval_report import fit_platt, relative, report
+from tuban.errors import OutputError, UsageError
+from tuban.models.ensemble import joined
+from tuban.models.run import read_run
+from tuban.training.crossval_report import report, write_json
 from tuban.training.places import known_groups, load_by_name, load_split
+from tuban.training.predictions import save_prediction
 from tuban.training.settings import CrossvalSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from tuban.data.place import Place
-    from tuban.training.settings import TrainSettings
+    from tuban.training.settings import DataSettings, TrainSettings
 
-__all__ = ["crossvalidate", "fit_platt", "relative", "report"]
+ENSEMBLE = "ensemble"
+"""Folder beside those of the seeds, and key of what it measures."""
 
 
 def crossvalidate(settings: TrainSettings) -> dict[str, Any]:
@@ -29,31 +35,76 @@ def crossvalidate(settings: TrainSettings) -> dict[str, Any]:
     again, and one that was interrupted goes on.
 
     Returns:
-        `report` of the first seed; with several, also `seeds`, the measures of each, and `spread` over them.
+        `report` of the first seed. With several, also `seeds`, the measures of each, and `spread` over them. With
+        several or with `crossval.smooth`, also `ensemble`: `report` of the seeds taken as members of one network.
 
     Raises:
         UsageError: a fold names an unknown place, or leaves nothing to train on.
+        OutputError: a file cannot be written.
     """
     from tuban.training.train import train
 
     plan = settings.crossval or CrossvalSettings()
     loaded = load_by_name(settings.data, settings.data.places or known_groups(settings.data))
-    folds = folds_of(settings, loaded)
+    folds = {fold: _data(settings, fold, places) for fold, places in folds_of(settings, loaded).items()}
+    outs = {seed: settings.out / f"seed-{seed}" if len(plan.seeds) > 1 else settings.out for seed in plan.seeds}
     reports = {}
-    for seed in plan.seeds:
-        out = settings.out / f"seed-{seed}" if len(plan.seeds) > 1 else settings.out
-        for fold, places in folds.items():
-            kept_out = (*places, *plan.neighbours.get(fold, ()))
-            trained_on = None if settings.data.places is None else tuple(set(settings.data.places) - set(kept_out))
-            data = settings.data.model_copy(update={"holdout": kept_out, "places": trained_on})
+    for seed, out in outs.items():
+        for fold, data in folds.items():
             one = settings.model_copy(update={"data": data, "out": out / fold, "seed": seed, "crossval": None})
             train(one, load_split(data, loaded))
         reports[seed] = report(out)
-    if len(reports) == 1:
-        return reports[plan.seeds[0]]
-    result = reports[plan.seeds[0]] | spread(reports)
-    (settings.out / "crossval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = reports[plan.seeds[0]]
+    if len(reports) > 1:
+        result |= spread(reports)
+    if len(reports) > 1 or plan.smooth:
+        holdouts = {fold: load_split(data, loaded).holdout for fold, data in folds.items()}
+        result[ENSEMBLE] = ensemble_report(outs, holdouts, settings.out / ENSEMBLE, plan.smooth)
+        write_json(settings.out / "crossval.json", result)
     return result
+
+
+def _data(settings: TrainSettings, fold: str, places: tuple[str, ...]) -> DataSettings:
+    """Return the data of a fold: without its places, and without the neighbours that are left out beside them."""
+    plan = settings.crossval or CrossvalSettings()
+    kept_out = (*places, *plan.neighbours.get(fold, ()))
+    trained_on = None if settings.data.places is None else tuple(set(settings.data.places) - set(kept_out))
+    return settings.data.model_copy(update={"holdout": kept_out, "places": trained_on})
+
+
+def ensemble_report(
+    seeds: Mapping[int, Path], holdouts: Mapping[str, Sequence[Place]], out: Path, smooth: float
+) -> dict[str, Any]:
+    """Predict every fold's places by its networks of all seeds together, as `tuban models export` joins them.
+
+    Args:
+        seeds: folder of each seed, which holds one run for each fold.
+        holdouts: places of each fold.
+        out: folder of the predictions; an earlier one is replaced.
+        smooth: standard deviation of the Gaussian over the mean logits of change, pixels.
+
+    Returns:
+        `report` of them, and what was joined: `members`, `seeds`, `smooth`.
+
+    Raises:
+        ModelError: a fold's run is incomplete, or the members do not fit together.
+        OutputError: the folder cannot be written.
+    """
+    try:
+        if out.is_dir():
+            shutil.rmtree(out)
+        for fold, places in holdouts.items():
+            runs = [folder / fold for folder in seeds.values()]
+            network = joined([read_run(run) for run in runs], smooth).eval()
+            (out / fold).mkdir(parents=True)
+            for place in places:
+                save_prediction(network, place, out / fold)
+            seconds = sum(json.loads((run / "train.json").read_text(encoding="utf-8"))["seconds"] for run in runs)
+            record = {"holdout": [place.name for place in places], "seconds": round(seconds, 1)}
+            write_json(out / fold / "train.json", record)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error}); free space or choose another out=") from error
+    return report(out) | {"members": len(seeds), "seeds": list(seeds), "smooth": smooth}
 
 
 def folds_of(settings: TrainSettings, loaded: Mapping[str, list[Place]]) -> dict[str, tuple[str, ...]]:

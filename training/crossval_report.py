@@ -7,13 +7,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from tuban.data.place import IGNORE
-from tuban.errors import UsageError
+from tuban.errors import OutputError, UsageError
 from tuban.training.accuracy import BINS, Histogram, best_threshold, bootstrap, objects, pool
-from tuban.training.validation import BACKGROUND_QUANTILE
-from tuban.training.validation import relative as relative_to
+from tuban.training.calibration import fit_platt
+from tuban.training.change_accuracy import object_summary
+from tuban.training.matching import overlaps
+from tuban.training.validation import BACKGROUND_QUANTILE, relative
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ def report(folder: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: there are fewer than two complete folds, or a place has no prediction.
+        OutputError: the record cannot be written.
     """
     folds = stored_folds(folder)
     result: dict[str, Any] = {"folds": {fold: list(places) for fold, places in folds.items()}}
@@ -45,8 +47,22 @@ def report(folder: Path) -> dict[str, Any]:
         "landcover_agreement": _landcover(folder, folds),
         "seconds": {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(folder.glob("*/train.json"))},
     }
-    (folder / "crossval.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "crossval.json", result)
     return result
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record, under its name once it is complete.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}")
+    try:
+        scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}); free space or choose another folder") from error
 
 
 def stored_folds(folder: Path) -> dict[str, tuple[str, ...]]:
@@ -89,48 +105,23 @@ def _change_report(folder: Path, folds: Mapping[str, Sequence[str]]) -> dict[str
     # The baseline's score is mapped to 0–1 by a fixed monotone function, which leaves every threshold metric alone.
     baseline = {name: Histogram.of(_sigmoid(4 * differences[name]), labels[name]) for name in names}
     slope, intercept = fit_platt([logits[name] for name in names], [labels[name] for name in names])
-    final = pool([Histogram.of(_sigmoid(slope * logits[n] + intercept), labels[n]) for n in names])
+    final = {name: Histogram.of(_sigmoid(slope * logits[name] + intercept), labels[name]) for name in names}
+    fixed = best_threshold(pool(list(final.values())))
+    called = {name: calibrated[name] >= thresholds[name] / BINS for name in names}
     return {
         "network": _measure(network, thresholds),
         "difference_baseline": _measure(baseline, _thresholds(baseline, fold_of)),
-        "objects": _objects(calibrated, labels, thresholds),
-        "recall_by_size_m2": _recall_by_size(calibrated, labels, thresholds),
+        "one_threshold": _at_one(final, fixed),
+        "objects": _objects(called, labels),
+        "object_matching": object_summary([overlaps(called[name], labels[name]) for name in names]),
+        "recall_by_size_m2": _recall_by_size(called, labels),
         "calibration": {
             "slope": round(slope, 4),
             "intercept": round(intercept, 4),
             "background_quantile": BACKGROUND_QUANTILE,
         },
-        "threshold": round(best_threshold(final) / BINS, 4),
+        "threshold": round(fixed / BINS, 4),
     }
-
-
-def relative(score: NDArray[Any], label: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return `score` minus its place's background, as `tuban.inference.background` takes it from a pair."""
-    return relative_to(score, label != IGNORE)
-
-
-def fit_platt(logits: Sequence[NDArray[Any]], labels: Sequence[NDArray[np.uint8]]) -> tuple[float, float]:
-    """Return slope and intercept of the sigmoid that calibrates `logits`, by maximum likelihood over a fixed histogram.
-
-    References:
-        Platt, "Probabilistic outputs for support vector machines", 1999.
-    """
-    edges = np.linspace(-20, 20, 401)
-    centre = (edges[:-1] + edges[1:]) / 2
-    changed, unchanged = np.zeros(400), np.zeros(400)
-    for logit, label in zip(logits, labels, strict=True):
-        clipped = np.clip(logit, -19.99, 19.99)
-        changed += np.histogram(clipped[label == 1], edges)[0]
-        unchanged += np.histogram(clipped[label == 0], edges)[0]
-
-    def loss(parameters: NDArray[np.float64]) -> float:
-        z = parameters[0] * centre + parameters[1]
-        return float(
-            (changed * np.logaddexp(0, -z) + unchanged * np.logaddexp(0, z)).sum() / (changed + unchanged).sum()
-        )
-
-    best = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead")
-    return float(best.x[0]), float(best.x[1])
 
 
 def _sigmoid(x: NDArray[Any]) -> NDArray[np.float32]:
@@ -145,8 +136,9 @@ def _load(
         for place in places:
             with np.load(folder / fold / f"{place}.npz") as stored:
                 labels[place] = stored["change"]
-                logits[place] = relative(stored["logit"].astype(np.float32), labels[place])
-                differences[place] = relative(np.log1p(stored["difference"].astype(np.float32)), labels[place])
+                known = labels[place] != IGNORE
+                logits[place] = relative(stored["logit"].astype(np.float32), known)
+                differences[place] = relative(np.log1p(stored["difference"].astype(np.float32)), known)
     return logits, labels, differences
 
 
@@ -210,14 +202,22 @@ def _counts(histogram: Histogram, threshold: int) -> tuple[int, int, int]:
     return tp, fp, int(histogram.changed.sum()) - tp
 
 
-def _objects(
-    scores: Mapping[str, NDArray[Any]],
-    labels: Mapping[str, NDArray[np.uint8]],
-    thresholds: Mapping[str, int],
-) -> dict[str, Any]:
+def _at_one(histograms: Mapping[str, Histogram], threshold: int) -> dict[str, Any]:
+    """Return what the one threshold that is shipped gives; it was chosen on the very places it is measured on."""
+    places = list(histograms.values())
+
+    def f1(index: NDArray[np.int64]) -> float:
+        return pool([places[i] for i in index]).at(threshold)["f1"]
+
+    measured = {key: round(value, 4) for key, value in pool(places).at(threshold).items()}
+    return measured | {"f1_95": [round(value, 4) for value in bootstrap(len(places), f1)]}
+
+
+def _objects(called: Mapping[str, NDArray[np.bool_]], labels: Mapping[str, NDArray[np.uint8]]) -> dict[str, Any]:
+    """Return the lenient counts of objects of 2,000 m² and more: a quarter of it lies on the other side."""
     total = dict.fromkeys(("truth", "found", "called", "right"), 0)
-    for name, score in scores.items():
-        for key, value in objects(score >= thresholds[name] / BINS, labels[name]).items():
+    for name, mask in called.items():
+        for key, value in objects(mask, labels[name]).items():
             total[key] += value
     return total | {
         "min_area_m2": 2000,
@@ -227,14 +227,12 @@ def _objects(
 
 
 def _recall_by_size(
-    scores: Mapping[str, NDArray[Any]],
-    labels: Mapping[str, NDArray[np.uint8]],
-    thresholds: Mapping[str, int],
+    called: Mapping[str, NDArray[np.bool_]], labels: Mapping[str, NDArray[np.uint8]]
 ) -> dict[str, dict[str, float]]:
     """Return how many labelled objects of each size class were found, sizes in m² of 10 m pixels."""
     result = {}
     for low, high in SIZES:
-        counted = [objects(s >= thresholds[n] / BINS, labels[n], min_pixels=low, below=high) for n, s in scores.items()]
+        counted = [objects(mask, labels[name], min_pixels=low, below=high) for name, mask in called.items()]
         truth, found = (sum(count[key] for count in counted) for key in ("truth", "found"))
         name = f"{100 * low}-{100 * high:.0f}" if high < math.inf else f"{100 * low}+"
         result[name] = {"truth": truth, "found": found, "recall": round(found / max(truth, 1), 4)}

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tuban.data.oscd import city_folders
-from tuban.errors import OutputError, PairError, SceneError, UsageError
+import tuban
+from tuban.errors import OutputError, PairError, UsageError
 from tuban.training.change_accuracy import CoverCounts, PlaceResult, change_summary, measure_place
 from tuban.training.evaluation_report import lines, page
+from tuban.training.labelled import against, labelled_items, require_bands, with_change
 from tuban.training.landcover_accuracy import landcover_summary
+from tuban.training.places import item_name
 from tuban.training.robustness import robustness
 
 __all__ = ["evaluate", "lines"]
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from tuban.inference.settings import InferenceSettings
     from tuban.models.bundle import Bundle
+    from tuban.training.labelled import LabelledItem
     from tuban.training.perturbation import Perturbation
 
     Progress = Callable[[str, int, int], None]
@@ -32,6 +35,7 @@ def evaluate(
     root: Path,
     out: Path,
     *,
+    dataset: str | None = None,
     settings: InferenceSettings | None = None,
     progress: Progress | None = None,
     places: Sequence[str] | None = None,
@@ -43,7 +47,8 @@ def evaluate(
 
     Args:
         bundle: the model, at its own threshold.
-        root: folder of `<place>/{before,after,change}.tif`, and `<date>_dynamicworld.tif` for land cover.
+        root: folder of a data set, public or of one's own.
+        dataset: its id or YAML file; by default recognised, or described in `dataset.yaml`.
         out: folder for `evaluation.json`, `evaluation.md` and `evaluation.html`.
         settings: how inference runs.
         progress: called with stage, done and total.
@@ -57,22 +62,22 @@ def evaluate(
         numbers are no accuracy. Places whose pair was refused are named in `refused`.
 
     Raises:
-        SceneError: no place under `root` has labels.
-        UsageError: `places` names one that is not there, or an option needs a change bundle.
+        SceneError: the folder is not recognised, or no place has labels.
+        UsageError: `places` names one that is not there, an option needs a change bundle, or the bundle needs a band
+            that the data set lacks.
         PairError: every pair was refused.
         OutputError: the results cannot be written.
     """
-    folders = _chosen(root, places)
+    items = labelled_items(root, dataset, places)
+    require_bands(bundle, items)
     pictures: dict[str, bytes] = {}
     if bundle.task == "landcover":
         if precision is not None or perturbations or seeds:
             raise UsageError(f"{bundle.name} maps land cover; precision, robustness and seeds need a change bundle")
-        result = landcover_summary(bundle, folders, settings, progress)
+        result = landcover_summary(bundle, items, settings, progress)
     else:
-        labelled = [folder for folder in folders if (folder / "change.tif").is_file()]
-        if not labelled:
-            raise SceneError(f"{root}: no place has a change.tif; there is nothing to measure against")
-        cover = CoverCounts(bundle) if len(bundle.classes) > 1 else None
+        labelled = with_change(items)
+        cover = CoverCounts(bundle, against(labelled)) if len(bundle.classes) > 1 else None
         results, refused = _measured(bundle, labelled, settings, cover, progress)
         result = change_summary(bundle, results, precision=precision) | {"refused": refused}
         pictures = {name: place.picture for name, place in results.items()}
@@ -82,12 +87,12 @@ def evaluate(
             others = [_f1(other, labelled, settings) for other in seeds]
             result["seeds"] = seed_spread({bundle.model_id: result["f1"], **dict(others)})
         if perturbations:
-            kept = [folder for folder in labelled if folder.name in results]
+            kept = [item for item in labelled if item.name in results]
             result["robustness"] = robustness(
                 bundle, kept, perturbations=perturbations, settings=settings, progress=progress
             )
-    trained = [str(place) for place in bundle.training.get("places", [])]  # type: ignore[union-attr]
-    result["seen_in_training"] = sorted(set(result["places"]) & set(trained))
+    result["data"] = {"folder": str(root), "dataset": items[0].folder.dataset.id, "tuban": tuban.__version__}
+    result["seen_in_training"] = sorted(set(result["places"]) & _trained_on(bundle))
     files = {
         "evaluation.json": json.dumps(result, indent=2, ensure_ascii=False) + "\n",
         "evaluation.md": "\n".join(lines(result)) + "\n",
@@ -110,18 +115,15 @@ def seed_spread(f1: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _chosen(root: Path, places: Sequence[str] | None) -> list[Path]:
-    folders = list(city_folders(root))
-    if places is None:
-        return folders
-    if missing := sorted(set(places) - {folder.name for folder in folders}):
-        raise UsageError(f"{root} has no place {missing[0]}; it has {', '.join(folder.name for folder in folders)}")
-    return [folder for folder in folders if folder.name in set(places)]
+def _trained_on(bundle: Bundle) -> set[str]:
+    """Return the items that a bundle was trained on; one of several members may list them by member."""
+    listed: Any = bundle.training.get("places", [])
+    return {item_name(str(name)) for part in listed for name in (part if isinstance(part, list) else [part])}
 
 
 def _measured(
     bundle: Bundle,
-    folders: Sequence[Path],
+    items: Sequence[LabelledItem],
     settings: InferenceSettings | None,
     cover: CoverCounts | None,
     progress: Progress | None,
@@ -129,20 +131,20 @@ def _measured(
     """Measure every place; a refused pair is named with its reason and left out."""
     results: dict[str, PlaceResult] = {}
     refused: dict[str, str] = {}
-    for number, folder in enumerate(folders):
+    for number, item in enumerate(items):
         try:
-            results[folder.name] = measure_place(bundle, folder, settings, cover)
+            results[item.name] = measure_place(bundle, item, settings, cover)
         except PairError as error:
-            refused[folder.name] = str(error)
+            refused[item.name] = str(error)
         if progress is not None:
-            progress("evaluate", number + 1, len(folders))
+            progress("evaluate", number + 1, len(items))
     if not results:
         raise PairError(f"every pair was refused; the first: {next(iter(refused.values()))}")
     return results, refused
 
 
-def _f1(bundle: Bundle, folders: Sequence[Path], settings: InferenceSettings | None) -> tuple[str, float]:
-    results, _ = _measured(bundle, folders, settings, None, None)
+def _f1(bundle: Bundle, items: Sequence[LabelledItem], settings: InferenceSettings | None) -> tuple[str, float]:
+    results, _ = _measured(bundle, items, settings, None, None)
     return bundle.model_id, float(change_summary(bundle, results)["f1"])
 
 

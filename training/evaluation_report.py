@@ -19,24 +19,33 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     seen = result["seen_in_training"]
     warning = f"**Trained on {', '.join(seen)}: these numbers are no accuracy of places never seen.**" if seen else ""
     body = _landcover_lines(result) if result.get("task") == "landcover" else _change_lines(result)
-    return [f"# {result['model']}", warning, *body]
+    data = result["data"]
+    return [
+        f"# {result['model']}",
+        f"On {data['dataset']} ({data['folder']}), by tuban {data['tuban']}.",
+        warning,
+        *body,
+    ]
 
 
 def _change_lines(result: Mapping[str, Any]) -> list[str]:
     found = result["objects"]
     low, high = result["f1_95"]
-    rows = [f"| {n} | {p['f1']} | {p['precision']} | {p['recall']} |" for n, p in result["places"].items()]
+    rows = [
+        f"| {name} | {_of_change(p, 'f1')} | {p['precision']} | {_of_change(p, 'recall')} | {false_share(p):.2%} |"
+        for name, p in result["places"].items()
+    ]
     summary = (
         f"F1 {result['f1']} (95 % over places {low}–{high}), precision {result['precision']}, "
         f"recall {result['recall']}, AUC {result['auc']}, ECE {result['ece']}, at threshold {result['threshold']}."
     )
     return [
         summary,
-        f"Objects of 2,000 m² and more: recall {found['recall']}, precision {found['precision']}.",
+        f"{_least(found)}: recall {_share(found['recall'])}, precision {_share(found['precision'])}.",
         *(f"Refused: {name}: {reason}" for name, reason in result.get("refused", {}).items()),
         "",
-        "| place | F1 | precision | recall |",
-        "|---|---|---|---|",
+        "| place | F1 | precision | recall | unchanged called changed |",
+        "|---|---|---|---|---|",
         *rows,
         *_object_lines(result.get("object_matching", {})),
         *_calibration_lines(result),
@@ -46,13 +55,32 @@ def _change_lines(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _of_change(place: Mapping[str, Any], key: str) -> str:
+    """A measure that has no meaning where nothing is labelled changed."""
+    return _share(place[key] if place["changed_px"] else None)
+
+
+def false_share(place: Mapping[str, Any]) -> float:
+    """Return the share of a place's unchanged pixels that is called changed."""
+    return float(place["false_px"] / max(place["unchanged_px"], 1))
+
+
+def _least(objects: Mapping[str, Any]) -> str:
+    return f"Objects of {objects['min_area_m2']:,.0f} m² and more"
+
+
+def _share(value: float | None) -> str:
+    """A share or a count; a dash where there is nothing to take it of."""
+    return "–" if value is None else str(value)
+
+
 def _object_lines(objects: Mapping[str, Any]) -> list[str]:
     if not objects:
         return []
     limits = {key: "–".join(str(v) for v in objects[f"{key}_95"]) for key in ("recall", "precision")}
     head = (
-        f"Rule: {objects['rule']}. Of 2,000 m² and more, with 95 % over places: recall {objects['recall']} "
-        f"({limits['recall']}), precision {objects['precision']} ({limits['precision']}); "
+        f"Rule: {objects['rule']}. {_least(objects)}, with 95 % over places: recall {_share(objects['recall'])} "
+        f"({limits['recall']}), precision {_share(objects['precision'])} ({limits['precision']}); "
         f"{objects['split']} labelled objects split, {objects['merge']} called ones merge several."
     )
     columns = ("truth", "found", "recall", "called", "right", "precision")
@@ -64,12 +92,15 @@ def _object_lines(objects: Mapping[str, Any]) -> list[str]:
         "",
         "| least IoU | recall | precision | F1 |",
         "|---|---|---|---|",
-        *(f"| {iou} | {c['recall']} | {c['precision']} | {c['f1']} |" for iou, c in objects["by_min_iou"].items()),
+        *(
+            f"| {iou} | {' | '.join(_share(c[k]) for k in ('recall', 'precision', 'f1'))} |"
+            for iou, c in objects["by_min_iou"].items()
+        ),
         "",
         "| size m² | labelled | found | recall | called | right | precision |",
         "|---|---|---|---|---|---|---|",
         *(
-            f"| {size} | " + " | ".join("–" if c[k] is None else str(c[k]) for k in columns) + " |"
+            f"| {size} | " + " | ".join(_share(c[k]) for k in columns) + " |"
             for size, c in objects["by_size_m2"].items()
         ),
     ]
@@ -175,6 +206,7 @@ def page(result: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     return template.render(
         result=result,
         pictures={name: data_uri(png) for name, png in pictures.items()},
+        false_share=false_share,
         reliability=_reliability(result),
         curves=_curves(result.get("robustness", {})),
     )

@@ -91,9 +91,7 @@ class TrainingModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Spare the processor what it does slowly."""
         if self.device.type == "cpu" and self.settings.optim.precision == "bf16-mixed":
-            for layer in self.network.modules():
-                if isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels:
-                    layer.forward = _in_float32(layer)  # type: ignore[assignment,method-assign]
+            depthwise_in_float32(self.network)
 
     def on_train_epoch_start(self) -> None:
         """Keep the statistics of normalisation layers where that is asked for."""
@@ -124,6 +122,12 @@ class TrainingModule(L.LightningModule):
         measured = self.trainer.callback_metrics.items()
         checkpoint["validation"] = {n: float(v) for n, v in measured if n.startswith(("change/", "landcover/"))}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Begin with the first batch of the next steps: Lightning 2.6 would take one more for those that are done."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        progress["current"] = dict.fromkeys(progress["current"], 0)
+        progress["is_last_batch"] = False
+
     def configure_optimizers(self) -> Any:
         """AdamW with a slower encoder, and a learning rate by step."""
         optim = self.settings.optim
@@ -138,8 +142,14 @@ class TrainingModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def depthwise_in_float32(network: nn.Module) -> None:
+    """Let depthwise convolutions compute in float32: in bfloat16 their gradients take a CPU 5 to 7 times as long."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels:
+            layer.forward = _in_float32(layer)  # type: ignore[assignment,method-assign]
+
+
 def _in_float32(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
-    """Return a depthwise convolution in float32: in bfloat16 its gradient takes a CPU 5 to 7 times as long."""
     usual = type(layer).forward
 
     def forward(x: Tensor) -> Tensor:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from scipy import ndimage
 
+from tuban.data.pictures import open_file, scale_of
 from tuban.errors import SceneError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from tuban.data.dataset import DatasetFolder
+    from tuban.data.layout import Item
 
 Kind = Literal["shift", "gain", "haze", "season", "offset"]
 UNITS: dict[Kind, str] = {
@@ -41,8 +48,8 @@ class Perturbation:
 
     `shift` moves it by `amount` pixels, along the direction (2, 1), by cubic splines; `gain` multiplies all bands;
     `haze` adds path radiance, most in the blue, and takes as much contrast; `season` takes this share of the near
-    infrared from vegetation and gives red and shortwave half as much; `offset` adds counts, as the +1000 of Sentinel-2
-    since 2022 where nobody took it off.
+    infrared from vegetation and gives red and shortwave half as much; `offset` adds ten-thousandths of reflectance, as
+    the +1000 counts of Sentinel-2 since 2022 where nobody took them off.
     """
 
     kind: Kind
@@ -61,38 +68,70 @@ CURVES: tuple[Perturbation, ...] = (
 )
 
 
-def write_perturbed(image: Path, out: Path, perturbation: Perturbation) -> None:
-    """Copy an image and its `scene.json` with one thing wrong, strip by strip.
+def perturbed_files(folder: DatasetFolder, item: Item, scratch: Path, what: Perturbation) -> dict[str, Path]:
+    """Copy the later image of an item, in one file or one a band, with one thing wrong.
 
     Args:
-        image: GeoTIFF of whole numbers whose bands are named, or `scene.json` beside it names them.
-        out: file to write, in a folder of its own.
-        perturbation: what to do.
+        folder: the data set, which names the bands and their scale.
+        item: the place.
+        scratch: folder to write into, with the image's `scene.json`.
+        what: to do.
+
+    Returns:
+        The files as `Item.files["after"]` holds them.
 
     Raises:
-        SceneError: the bands are not named, so that haze and season do not know them.
+        SceneError: the image cannot be read, or is a picture with a palette.
     """
-    facts = _facts(image)
-    if facts:
-        shutil.copy(image.with_name("scene.json"), out.with_name("scene.json"))
-    with rasterio.open(image) as source:
-        names = [str(n or "") for n in source.descriptions]
-        names = names if all(names) else [str(n) for n in facts.get("bands", [])]
-        if len(names) != source.count:
-            raise SceneError(f"{image} does not name its {source.count} bands; name them in scene.json")
-        counts = 1 / float(facts.get("scale", 1e-4 if source.dtypes[0] != "uint8" else 1 / 255))
-        nodata = source.nodata if source.nodata is not None else facts.get("nodata")
+    role, made = folder.layout.role("after"), {}
+    for band, path in item.files["after"].items():
+        facts = _facts(path)
+        if facts:
+            shutil.copy(path.with_name("scene.json"), scratch / "scene.json")
+        names = [band] if band else [str(name) for name in facts.get("bands", folder.bands)]
+        made[band] = scratch / f"{band or 'after'}.tif"
+        with open_file(path) as source:
+            scale = float(facts.get("scale", scale_of(role, source.dtypes[0])))
+            nodata = next((v for v in (role.nodata, source.nodata, facts.get("nodata")) if v is not None), None)
+        write_perturbed(path, made[band], what, names=names, scale=scale, nodata=nodata)
+    return made
+
+
+def write_perturbed(
+    image: Path, out: Path, perturbation: Perturbation, *, names: Sequence[str], scale: float, nodata: float | None
+) -> None:
+    """Copy an image with one thing wrong, strip by strip.
+
+    Args:
+        image: any raster.
+        out: GeoTIFF to write.
+        perturbation: what to do.
+        names: of its bands; further ones are copied as they are.
+        scale: from stored value to reflectance.
+        nodata: stored value that means no data in all bands.
+
+    Raises:
+        SceneError: it cannot be read, or has fewer bands than names.
+    """
+    with open_file(image) as source:
+        if source.count < len(names):
+            raise SceneError(f"{image}: has {source.count} bands, {len(names)} are described; store it as colour bands")
         profile = source.profile | {"driver": "GTiff", "tiled": False, "compress": None, "blockysize": 1}
-        profile.pop("blockxsize", None)
-        with rasterio.open(out, "w", **profile) as target:
+        for key in ("blockxsize", "photometric", "interleave"):
+            profile.pop(key, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            target = rasterio.open(out, "w", **profile)
+        with target:
             target.descriptions = source.descriptions
             for row in range(0, source.height, _STRIP):
                 rows = min(_STRIP, source.height - row)
                 top = max(row - _HALO, 0)
                 bottom = min(row + rows + _HALO, source.height)
                 values = source.read(window=Window(0, top, source.width, bottom - top))
-                made = _perturbed(values, names, counts, nodata, perturbation)
-                target.write(made[:, row - top : row - top + rows], window=Window(0, row, source.width, rows))
+                part = _perturbed(values[: len(names)], list(names), 1 / scale, nodata, perturbation)
+                values[: len(names)] = part
+                target.write(values[:, row - top : row - top + rows], window=Window(0, row, source.width, rows))
 
 
 def _facts(image: Path) -> dict[str, Any]:
@@ -104,7 +143,7 @@ def _facts(image: Path) -> dict[str, Any]:
 
 
 def _perturbed(
-    raw: NDArray[np.generic], names: list[str], counts: float, nodata: object, what: Perturbation
+    raw: NDArray[np.generic], names: list[str], counts: float, nodata: float | None, what: Perturbation
 ) -> NDArray[np.generic]:
     """Return the values with one thing wrong; nodata stays, and no value becomes nodata."""
     empty = np.zeros(raw.shape[1:], bool) if nodata is None else (raw == nodata).all(axis=0)
@@ -116,14 +155,16 @@ def _perturbed(
     elif what.kind == "gain":
         values *= what.amount
     elif what.kind == "offset":
-        values += what.amount
+        values += what.amount * 1e-4 * counts
     elif what.kind == "haze":
         weight = np.array([_HAZE.get(name, _HAZE_FAR) for name in names])[:, None, None] * what.amount
         values = values * (1 - weight) + weight * counts
     else:
         values = _season(values, names, what.amount)
-    low, high = np.iinfo(raw.dtype).min, np.iinfo(raw.dtype).max  # type: ignore[type-var]
-    made = np.clip(np.round(values), low, high).astype(raw.dtype)
+    if np.issubdtype(raw.dtype, np.integer):
+        low, high = np.iinfo(raw.dtype).min, np.iinfo(raw.dtype).max  # type: ignore[type-var]
+        values = np.clip(np.round(values), low, high)
+    made = values.astype(raw.dtype)
     if nodata is not None:
         made[made == nodata] += raw.dtype.type(1)
         made[:, empty] = nodata

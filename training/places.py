@@ -44,6 +44,16 @@ class Split:
     left_out: list[str] = field(default_factory=list)
 
 
+def item_name(place: str) -> str:
+    """Return the name of the item of which a place is a block, or the place itself.
+
+    Example:
+        >>> item_name("D14-2046-r2048-c0")
+        'D14-2046'
+    """
+    return _BLOCK.sub("", place)
+
+
 def sources(settings: DataSettings) -> list[DataSettings | SourceSettings]:
     """Return the data sets of a run; each has `root`, `dataset` and `weight`."""
     return [settings, *settings.more]
@@ -79,7 +89,7 @@ def load_by_name(settings: DataSettings, names: Iterable[str]) -> dict[str, list
     for source in sources(settings):
         here = [name for name in place_names(source.root, source.dataset) if name in wanted]
         for place in _read(source, settings, here):
-            name = place.name if place.name in wanted else _BLOCK.sub("", place.name)
+            name = place.name if place.name in wanted else item_name(place.name)
             loaded.setdefault(name, []).append(place)
     return loaded
 

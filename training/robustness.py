@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuban.errors import PairError
-from tuban.training.perturbation import CURVES, UNITS, Perturbation, write_perturbed
+from tuban.training.perturbation import CURVES, UNITS, Perturbation, perturbed_files
 from tuban.training.predicted_place import predicted_pair
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tuban.inference.settings import InferenceSettings
     from tuban.models.bundle import Bundle
+    from tuban.training.labelled import LabelledItem
 
 TARGETS = (Perturbation("shift", 0.5), Perturbation("offset", 1000.0))
 """What must add at most `MOST` of the false-alarm area, or be refused."""
@@ -70,7 +71,7 @@ class _Point:
 
 def robustness(
     bundle: Bundle,
-    folders: Sequence[Path],
+    items: Sequence[LabelledItem],
     *,
     perturbations: Sequence[Perturbation] = CURVES,
     settings: InferenceSettings | None = None,
@@ -80,7 +81,7 @@ def robustness(
 
     Args:
         bundle: the change model, at its own threshold.
-        folders: labelled places.
+        items: labelled places.
         perturbations: what to inject, one at a time.
         settings: how inference runs.
         progress: called with stage, done and total runs.
@@ -93,22 +94,21 @@ def robustness(
         PairError: a place is refused even unperturbed.
     """
     points = {what: _Point() for what in perturbations}
-    total, done = len(folders) * (len(perturbations) + 1), 0
-    for folder in folders:
-        base = alarms(bundle, folder, settings)
+    total, done = len(items) * (len(perturbations) + 1), 0
+    for item in items:
+        base = alarms(bundle, item, settings)
         for what, point in points.items():
             done += 1
             if progress is not None:
                 progress("robustness", done, total)
             point.places += 1
             with tempfile.TemporaryDirectory() as scratch:
-                after = Path(scratch) / "after.tif"
-                write_perturbed(folder / "after.tif", after, what)
+                made = item.with_after(perturbed_files(item.folder, item.item, Path(scratch), what))
                 try:
-                    point.perturbed += alarms(bundle, folder, settings, after)
+                    point.perturbed += alarms(bundle, made, settings)
                     point.base += base
                 except PairError as error:
-                    point.refused[folder.name] = str(error).replace(scratch, "…")
+                    point.refused[item.name] = str(error).replace(scratch, "…")
         done += 1
     if progress is not None:
         progress("robustness", total, total)
@@ -130,16 +130,14 @@ def met(row: dict[str, Any]) -> bool:
     return row["added"] is None or row["added"] <= MOST
 
 
-def alarms(
-    bundle: Bundle, folder: Path, settings: InferenceSettings | None = None, after: Path | None = None
-) -> Alarms:
+def alarms(bundle: Bundle, item: LabelledItem, settings: InferenceSettings | None = None) -> Alarms:
     """Return the areas of one run.
 
     Raises:
         PairError: the pair is refused.
     """
     false = hit = changed = unchanged = 0
-    with predicted_pair(bundle, folder, settings, after=after) as predicted:
+    with predicted_pair(bundle, item, settings) as predicted:
         for strip in predicted.strips():
             called = strip.probability >= bundle.threshold
             false += int((called & (strip.label == 0)).sum())

@@ -10,7 +10,8 @@ from rasterio.errors import RasterioError
 
 from tuban.data.classes import classes
 from tuban.errors import OutputError, SceneError, UsageError
-from tuban.training.sample_points import count_strata, estimate
+from tuban.training.interpreted import estimate
+from tuban.training.sample_points import count_strata
 from tuban.training.sampling_design import (
     Allocation,
     Stratum,
@@ -118,7 +119,7 @@ def read_plan(path: Path) -> tuple[str, list[Stratum]]:
 def write_estimate(
     samples: Path, out: Path, *, mapped: Path | None, names: Mapping[int, str] | None, level: float
 ) -> dict[str, Any]:
-    """Estimate and write `estimate.json` and `estimate.md`; arguments and errors as `sample_points.estimate`."""
+    """Estimate and write `estimate.json` and `estimate.md`; arguments and errors as `interpreted.estimate`."""
     known = names or {value: entry.name for value, entry in classes().items() if value}
     result = estimate(samples, mapped=mapped, names=known, level=level)
     _write(out / "estimate.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")

@@ -172,7 +172,12 @@ class CrossvalSettings(_Settings):
     neighbours: dict[str, tuple[str, ...]] = Field(
         {}, description="further places left out of a fold's training without being measured"
     )
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one cross-validation for each; results spread")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="one cross-validation for each; members of one network"
+    )
+    smooth: float = Field(
+        0.0, ge=0, le=8, description="Gaussian over their mean logits of change, px, as on the release card"
+    )
 
     @model_validator(mode="after")
     def _several(self) -> Self:

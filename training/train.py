@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 import tuban
 from tuban.errors import OutputError, UsageError
 from tuban.models.spec import spec_of
+from tuban.training.chosen import calibrated, choose
 from tuban.training.fit import fit
 from tuban.training.loggers import flattened
 from tuban.training.panels import panel, save_panel
@@ -64,6 +65,8 @@ def train(settings: TrainSettings, split: Split | None = None, callbacks: Sequen
     split = load_split(settings.data) if split is None else split
     fitted = fit(settings, split, callbacks)
     summary = _summary(settings, split, fitted)
+    if settings.task == "change" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        summary["chosen"] = choose(fitted.network, split.validation)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         try:
             _write(settings, split, fitted, summary)
@@ -162,7 +165,8 @@ def _write(settings: TrainSettings, split: Split, fitted: Fitted, summary: dict[
         prediction = save_prediction(fitted.network, place, settings.out)
         if number < settings.validation.panels:
             path = settings.out / "panels" / "holdout" / f"{place.name}.png"
-            save_panel(path, panel(place, prediction, spec_of(fitted.network)))
+            shown = calibrated(prediction, summary.get("chosen", {}))
+            save_panel(path, panel(place, shown, spec_of(fitted.network)))
     _replace(settings.out / "train.json", json.dumps(summary, indent=2) + "\n")
 
 

@@ -89,7 +89,8 @@ def data_split(
 
     parts = choose_split(_folder(where), share=share, seed=seed)
     listed = {key: ",".join(f"'{name}'" for name in parts[part]) for key, part in _PARTS.items()}
-    show(parts, [f"data.{key}=[{names}]" for key, names in listed.items()], as_json=as_json)
+    # Quoted for the shell that the lines are pasted into.
+    show(parts, [f'"data.{key}=[{names}]"' for key, names in listed.items()], as_json=as_json)
 
 
 _PARTS = {"validation": "validation", "holdout": "test"}

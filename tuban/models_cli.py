@@ -46,7 +46,12 @@ def models_show(name: str, as_json: Json = False) -> None:
 
 @models_app.command("export")
 def models_export(
-    source: Annotated[str, typer.Argument(help="Folder that `tuban train` wrote; with --variant, a bundle.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folder that `tuban train` wrote; several are members of one network. With --variant, a bundle."
+        ),
+    ],
     out: Out,
     card: Annotated[
         str | None, typer.Option(help="Release card: a name under configs/release, or a YAML file.")
@@ -66,16 +71,18 @@ def models_export(
             raise UsageError("a run is exported with --card NAME (and --crossval); --imagery belongs to --variant")
         from tuban.training.release import release
 
-        bundle = release(Path(source), crossval, out, card=card)
+        bundle = release([Path(run) for run in source], crossval, out, card=card)
     else:
-        if variant not in ("int8", "bf16") or imagery is None or card is not None or crossval is not None:
+        alone = len(source) == 1 and card is None and crossval is None
+        if variant not in ("int8", "bf16") or imagery is None or not alone:
             raise UsageError(
-                f"--variant {variant}: use int8 or bf16 with --imagery FOLDER, without --card and --crossval"
+                f"--variant {variant}: use int8 or bf16 of one bundle with --imagery FOLDER, without --card and "
+                "--crossval"
             )
         from tuban.models.bundle import resolve
         from tuban.training.variants import make_variant
 
-        bundle = make_variant(resolve(source), out, kind="int8" if variant == "int8" else "bf16", imagery=imagery)
+        bundle = make_variant(resolve(source[0]), out, kind="int8" if variant == "int8" else "bf16", imagery=imagery)
     lines = [f"{bundle.model_id}: {bundle.path}"]
     measured = bundle.training.get("variant")
     if isinstance(measured, dict) and isinstance(measured["measured"], dict):

@@ -30,8 +30,11 @@ def train(context: typer.Context) -> None:
 @training_app.command()
 def evaluate(
     model: Annotated[str, typer.Option(help="Bundle: a name, or a folder.")],
-    data: Annotated[Path, typer.Option(help="Folder of places, each with before.tif, after.tif and change.tif.")],
+    data: Annotated[Path, typer.Option(help="Folder of a data set, public or your own (docs/datasets.md).")],
     out: Out = Path("out/evaluation"),
+    dataset: Annotated[
+        str | None, typer.Option(help="Name or YAML file of the data set, where the folder does not tell.")
+    ] = None,
     place: Annotated[list[str] | None, typer.Option(help="Only this place of DATA; repeat.")] = None,
     precision: Annotated[
         float | None, typer.Option(help="Also choose the threshold for this precision, on other places.")
@@ -55,6 +58,7 @@ def evaluate(
             resolve(model),
             data,
             out,
+            dataset=dataset,
             progress=progress,
             places=place,
             precision=precision,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+import rasterio
 from affine import Affine
 from onnx import TensorProto, helper, numpy_helper
 from rasterio.crs import CRS
@@ -26,6 +27,8 @@ BANDS = ("B03", "B04")
 MEAN = (0.25, 0.5)
 CLASSES = (1, 7, 18)
 THRESHOLD = 0.3
+PLAIN = {"registration": {"enabled": False}, "radiometry": {"enabled": False}}
+"""Pair settings that take the pixels as they are."""
 REACH = 2  # two 3 x 3 means one after the other see two pixels to each side
 
 
@@ -168,6 +171,21 @@ def random_pair(height: int, width: int, seed: int = 0, invalid: float = 0.1) ->
     return ArrayPair(before, after, valid)
 
 
+def write_pair(folder: Path, pair: ArrayPair) -> dict[str, Path]:
+    """The pair as two GeoTIFFs, invalid pixels as nodata; their paths by date."""
+    folder.mkdir(parents=True, exist_ok=True)
+    profile = {
+        "driver": "GTiff", "dtype": "float32", "count": len(BANDS), "height": pair.height, "width": pair.width,
+        "nodata": -1, "crs": pair.crs, "transform": pair.transform,
+    }  # fmt: skip
+    paths = {date: folder / f"{date}.tif" for date in ("before", "after")}
+    for date, path in paths.items():
+        with rasterio.open(path, "w", **profile) as dataset:
+            dataset.write(np.where(pair.valid, getattr(pair, date), -1))
+            dataset.descriptions = BANDS
+    return paths
+
+
 def oracle(pair: ArrayPair) -> dict[str, np.ndarray]:
     """The whole-array answer by scipy, in float64: scipy's `mirror` is the reflection without the border pixel."""
     mean = np.array(MEAN).reshape(-1, 1, 1)
@@ -192,5 +210,6 @@ def oracle(pair: ArrayPair) -> dict[str, np.ndarray]:
 def stub() -> SimpleNamespace:
     """What the tests build with; a fixture because test folders are no packages."""
     return SimpleNamespace(
-        graph=graph, spec=spec, make_bundle=make_bundle, random_pair=random_pair, oracle=oracle, bands=BANDS
-    )
+        graph=graph, spec=spec, make_bundle=make_bundle, random_pair=random_pair, write_pair=write_pair,
+        oracle=oracle, bands=BANDS, plain=PLAIN,
+    )  # fmt: skip

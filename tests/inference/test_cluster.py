@@ -15,11 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-import rasterio
 import yaml
-from affine import Affine
 
 from tuban.data.pair import PairSettings, open_pair
 from tuban.errors import MissingExtraError, ModelError, ReadError
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
 NAMES = ("change", "probability", "landcover_before", "landcover_after")
 SETTINGS = InferenceSettings(threads=1, tile=72)
 ON_RAY = SETTINGS.model_copy(update={"workers": 2})
-PLAIN = PairSettings.model_validate({"registration": {"enabled": False}, "radiometry": {"enabled": False}})
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +50,8 @@ def ray():
 @pytest.fixture(scope="module")
 def pair(stub, tmp_path_factory):
     """Two files; the real `Pair`, pickled and opened again by every worker."""
-    folder = tmp_path_factory.mktemp("pair")
-    made = stub.random_pair(200, 300)
-    profile = {
-        "driver": "GTiff", "dtype": "float32", "count": 2, "height": 200, "width": 300, "nodata": -1,
-        "crs": made.crs, "transform": Affine(10, 0, 500000, 0, -10, 4000000),
-    }  # fmt: skip
-    for date in ("before", "after"):
-        with rasterio.open(folder / f"{date}.tif", "w", **profile) as dataset:
-            dataset.write(np.where(made.valid, getattr(made, date), -1))
-            dataset.descriptions = stub.bands
-    with open_pair(folder / "before.tif", folder / "after.tif", settings=PLAIN) as opened:
+    paths = stub.write_pair(tmp_path_factory.mktemp("pair"), stub.random_pair(200, 300))
+    with open_pair(**paths, settings=PairSettings.model_validate(stub.plain)) as opened:
         yield opened
 
 

@@ -14,10 +14,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-import numpy as np
 import pytest
-import rasterio
-from affine import Affine
 
 IPS = ("10.234.57.1", "10.234.57.2")
 RAY = Path(sys.executable).with_name("ray")
@@ -71,7 +68,6 @@ DRIVER = textwrap.dedent("""
         digests = {name: hashlib.sha256(getattr(made, name).read_bytes()).hexdigest() for name in names}
         print(json.dumps({"hashes": digests, "history": made.history, "notes": made.notes}))
 """)
-PLAIN = {"registration": {"enabled": False}, "radiometry": {"enabled": False}}
 
 
 def ip(*words):
@@ -81,9 +77,9 @@ def ip(*words):
 class Nodes:
     """Two namespaces with an Ethernet between them, and Ray in both."""
 
-    def __init__(self, folder, token) -> None:
+    def __init__(self, folder, token, plain) -> None:
         self.spaces = [f"tuban-{os.getpid()}-{place}" for place in "ab"]
-        self.folder = folder
+        self.folder, self.plain = folder, plain
         keep = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.env = keep | {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(folder),
@@ -120,7 +116,8 @@ class Nodes:
         return done.stdout
 
     def drive(self, **task):
-        return json.loads(self.run(0, [sys.executable, "-c", DRIVER, json.dumps(task)]).splitlines()[-1])
+        told = json.dumps({**task, "pair": self.plain})
+        return json.loads(self.run(0, [sys.executable, "-c", DRIVER, told]).splitlines()[-1])
 
     def end(self):
         """Only what runs in these namespaces; `ray stop` would end every Ray of the machine."""
@@ -139,28 +136,19 @@ class Nodes:
 @pytest.fixture(scope="module")
 def inputs(stub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
-    made = stub.random_pair(200, 300)
-    profile = {
-        "driver": "GTiff", "dtype": "float32", "count": 2, "height": 200, "width": 300, "nodata": -1,
-        "crs": made.crs, "transform": Affine(10, 0, 500000, 0, -10, 4000000),
-    }  # fmt: skip
     for place in ("everywhere", "here"):
-        (folder / place).mkdir()
-        for date in ("before", "after"):
-            with rasterio.open(folder / place / f"{date}.tif", "w", **profile) as dataset:
-                dataset.write(np.where(made.valid, getattr(made, date), -1))
-                dataset.descriptions = stub.bands
+        stub.write_pair(folder / place, stub.random_pair(200, 300))
     return folder
 
 
 @pytest.fixture(scope="module")
-def nodes(inputs, bundle):
+def nodes(stub, inputs, bundle):
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces need root and iproute2")
     # Ray's sockets need a short path, which pytest's folders are not.
     with tempfile.TemporaryDirectory(prefix="tb-", ignore_cleanup_errors=True) as folder:
-        made = Nodes(folder, secrets.token_hex(32))
+        made = Nodes(folder, secrets.token_hex(32), stub.plain)
         try:
             try:
                 made.lay()
@@ -176,7 +164,7 @@ def nodes(inputs, bundle):
 
 def task(inputs, bundle, out, place="everywhere", meet=False, kill=False, **settings):
     return {
-        "before": str(inputs / place / "before.tif"), "after": str(inputs / place / "after.tif"), "pair": PLAIN,
+        "before": str(inputs / place / "before.tif"), "after": str(inputs / place / "after.tif"),
         "bundle": str(bundle.path), "out": str(out), "meet": meet, "kill": kill,
         "settings": {"threads": 1, "tile": 72, **settings},
     }  # fmt: skip

@@ -42,7 +42,10 @@ def test_tallies_add_up_whatever_the_order():
 
 def test_a_block_met_by_two_windows_is_counted_once():
     block = (Damage(0, 0, 4, 4, "bad"),)
-    assert (part(0, block).tally + part(1, block).tally).damage == block
+    otherwise = (Damage(0, 0, 4, 4, "worse"),)
+    for second in (block, otherwise):
+        assert (part(0, block).tally + part(1, second).tally).damage == block
+        assert (part(1, second).tally + part(0, block).tally).damage == block
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path):

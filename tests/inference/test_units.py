@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from tuban.errors import PairError
 from tuban.inference.units import rescale
 
-BUNDLE = SimpleNamespace(bands=("B03", "B04"), mean=(0.25, 0.5), std=(0.05, 0.2))
+BUNDLE = SimpleNamespace(bands=("B03", "B04"), mean=(0.25, 0.5), std=(0.05, 0.2), units="reflectance")
 
 
 @dataclass

@@ -10,9 +10,10 @@ import torch
 from tuban.errors import ModelError
 from tuban.models.bundle import Bundle
 from tuban.models.card import model_card
-from tuban.models.export import export_bundle, read_run
+from tuban.models.export import export_bundle
 from tuban.models.network import ChangeNet, NetworkSpec
 from tuban.models.rebuild import rebuild
+from tuban.models.run import read_run
 from tuban.training.train import save_weights
 
 _NUMBERS = ("f1", "precision", "recall", "average_precision", "auc", "ece", "object_recall", "object_precision")
@@ -57,7 +58,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(run, tmp_path_factory) -> Bundle:
-    return export_bundle(run, tmp_path_factory.mktemp("包 裹"), name="trial", version="1", facts=FACTS)
+    return export_bundle([run], tmp_path_factory.mktemp("包 裹"), name="trial", version="1", facts=FACTS)
 
 
 def test_a_bundle_loads_and_says_what_it_is(bundle):
@@ -99,7 +100,7 @@ def test_change_without_land_cover_is_shipped(tmp_path):
     network = ChangeNet(NetworkSpec(("B04", "B03", "B02"), (), (0.4,) * 3, (0.2,) * 3, depth=2, width=(16, 8)))
     save_weights(network, tmp_path)
     facts = FACTS | {"required_bands": ("B04",), "gsd_m": (0.2, 2.0), "units": "byte", "metrics": {"f1": 0.25}}
-    made = export_bundle(tmp_path, tmp_path / "b", name="vhr", version="1", facts=facts)
+    made = export_bundle([tmp_path], tmp_path / "b", name="vhr", version="1", facts=facts)
     assert (made.classes, made.change_to_classes, made.units) == ((), (18,), "byte")
     item = json.loads((made.path / "mlm.json").read_text())
     assert [output["name"] for output in item["properties"]["mlm:output"]] == ["change"]
@@ -115,7 +116,7 @@ def test_change_without_land_cover_is_shipped(tmp_path):
 
 def test_the_land_cover_half_of_a_change_run_is_shipped(run, tmp_path):
     facts = FACTS | {"task": "landcover", "metrics": {}}
-    made = export_bundle(run, tmp_path, name="half", version="1", facts=facts)
+    made = export_bundle([run], tmp_path, name="half", version="1", facts=facts)
     assert made.task == "landcover"
     item = json.loads((made.path / "mlm.json").read_text())
     assert [entry["name"] for entry in item["properties"]["mlm:input"]] == ["image"]

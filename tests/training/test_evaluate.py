@@ -11,11 +11,12 @@ from tuban.cli import app
 from tuban.data.classes import classes
 from tuban.data.crosswalk import crosswalk
 from tuban.data.pair import open_pair
+from tuban.data.scene import Scene
 from tuban.errors import SceneError, UsageError
 from tuban.inference.change import predict_change
+from tuban.inference.landcover import SceneReader, predict_landcover
 from tuban.models.bundle import resolve
 from tuban.training.evaluate import evaluate, lines, seed_spread
-from tuban.training.predicted_place import landcover_strips
 
 
 def test_numbers_are_those_of_the_rasters(place_factory, tmp_path):
@@ -37,7 +38,8 @@ def test_numbers_are_those_of_the_rasters(place_factory, tmp_path):
 def test_places_seen_in_training_are_named():
     result = {
         "model": "m", "f1": 1, "f1_95": [1, 1], "precision": 1, "recall": 1, "auc": 1, "ece": 0, "threshold": 0.5,
-        "objects": {"recall": 1, "precision": 1}, "places": {}, "seen_in_training": ["paris"],
+        "objects": {"recall": 1, "precision": 1, "min_area_m2": 2000.0}, "places": {}, "seen_in_training": ["paris"],
+        "data": {"folder": "oscd", "dataset": "oscd", "tuban": "1"},
     }  # fmt: skip
     assert "Trained on paris" in "\n".join(lines(result))
 
@@ -77,7 +79,10 @@ def test_a_land_cover_bundle_is_measured_against_confident_pixels(place_factory,
     assert result["task"] == "landcover"
     matrix = np.zeros((256, 256), int)
     for date in ("before", "after"):
-        mapped = np.concatenate(list(landcover_strips(bundle, tmp_path / "data" / "one" / f"{date}.tif", rows=40)))
+        with Scene.open(tmp_path / "data" / "one" / f"{date}.tif") as scene:  # as `tuban landcover` reads it
+            made = predict_landcover(SceneReader(scene), bundle, tmp_path / date)
+        with rasterio.open(made.paths["landcover"]) as source:
+            mapped = source.read(1)
         with rasterio.open(tmp_path / "data" / "one" / f"{date}_dynamicworld.tif") as source:
             truth = np.asarray(crosswalk("dynamicworld"))[source.read(1)]
         known = np.isin(mapped, bundle.classes) & np.isin(truth, bundle.classes)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -5,20 +7,26 @@ import rasterio
 from tuban.errors import PairError
 from tuban.models.bundle import resolve
 from tuban.training import robustness as module
-from tuban.training.perturbation import CURVES, Perturbation, write_perturbed
+from tuban.training.labelled import labelled_items
+from tuban.training.perturbation import CURVES, Perturbation, perturbed_files
 from tuban.training.robustness import Alarms, alarms, met, robustness
 
 
 @pytest.fixture
 def place(place_factory, tmp_path):
-    folder = tmp_path / "here"
+    folder = tmp_path / "oscd" / "here"
     place_factory(folder, 0)
     return folder
 
 
+def item(place):
+    (found,) = labelled_items(place.parent)
+    return found
+
+
 def perturbed(place, tmp_path, kind, amount):
-    out = tmp_path / "after.tif"
-    write_perturbed(place / "after.tif", out, Perturbation(kind, amount))
+    here = item(place)
+    out = perturbed_files(here.folder, here.item, tmp_path, Perturbation(kind, amount))[""]
     with rasterio.open(place / "after.tif") as before, rasterio.open(out) as after:
         assert before.descriptions == after.descriptions
         assert before.transform == after.transform
@@ -69,22 +77,27 @@ def test_the_target_amounts_are_on_the_curves():
     assert set(module.TARGETS) <= set(CURVES)
 
 
-def test_false_alarms_are_counted_against_the_unperturbed_run(monkeypatch, tmp_path):
+def test_false_alarms_are_counted_against_the_unperturbed_run(monkeypatch):
     """The bookkeeping, with runs of known areas: the second place is refused when shifted."""
     areas = {("a", None): Alarms(100, 50, 80, 1000), ("b", None): Alarms(900, 10, 20, 2000)}
 
-    def run(_bundle, folder, _settings, after=None):
-        if after is None:
-            return areas[folder.name, None]
-        if folder.name == "b":
-            raise PairError(f"{after}: moved too far")
+    def run(_bundle, item, _settings):
+        if item.image.name == "unmoved":
+            return areas[item.name, None]
+        if item.name == "b":
+            raise PairError("moved too far")
         return Alarms(108, 40, 80, 1000)
 
+    class Known:
+        def __init__(self, name, image="unmoved"):
+            self.name, self.image, self.folder, self.item = name, Path(image), None, None
+
+        def with_after(self, _files):
+            return Known(self.name, "moved")
+
     monkeypatch.setattr(module, "alarms", run)
-    monkeypatch.setattr(module, "write_perturbed", lambda *_: None)
-    made = robustness(
-        resolve("s2-change"), [tmp_path / "a", tmp_path / "b"], perturbations=[Perturbation("shift", 0.5)]
-    )
+    monkeypatch.setattr(module, "perturbed_files", lambda *_: {})
+    made = robustness(resolve("s2-change"), [Known("a"), Known("b")], perturbations=[Perturbation("shift", 0.5)])
     point = made["points"][0]
     assert point["added"] == pytest.approx(0.08)
     assert list(point["refused"]) == ["b"]
@@ -97,10 +110,10 @@ def test_false_alarms_are_counted_against_the_unperturbed_run(monkeypatch, tmp_p
 
 def test_an_uncorrected_offset_through_the_real_pair_reading(place):
     bundle = resolve("s2-change")
-    made = robustness(bundle, [place], perturbations=[Perturbation("offset", 1000.0)])
+    made = robustness(bundle, [item(place)], perturbations=[Perturbation("offset", 1000.0)])
     point = made["points"][0]
     assert point["places"] == 1
     if not point["refused"]:
-        base = alarms(bundle, place, None)
+        base = alarms(bundle, item(place), None)
         assert point["base_false_alarm_m2"] == pytest.approx(base.false_m2, abs=0.1)
         assert base.changed_m2 == pytest.approx(16 * 20 * 100, rel=0.02)

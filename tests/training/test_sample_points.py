@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from tuban.cli import app
 from tuban.errors import UsageError, VectorError
-from tuban.training import sample_points
-from tuban.training.sample_points import count_strata, draw, estimate, read_interpreted
+from tuban.training import class_raster, sample_points
+from tuban.training.interpreted import estimate, read_interpreted
+from tuban.training.sample_points import count_strata, draw
 from tuban.training.sampling_design import Stratum, allocate, sample_size, with_points
 
 NAMES = {0: "unchanged", 1: "changed"}
@@ -62,7 +63,7 @@ def test_a_draw_is_reproducible_and_does_not_depend_on_the_strips(change, tmp_pa
     path, mapped, _ = change
     strata = with_points(count_strata(path, NAMES), [40, 30])
     assert draw(path, strata, tmp_path / "a.gpkg", seed=1) == 70
-    monkeypatch.setattr(sample_points, "_STRIP_PX", 700)
+    monkeypatch.setattr(class_raster, "STRIP_PX", 700)
     draw(path, strata, tmp_path / "b.gpkg", seed=1)
     draw(path, strata, tmp_path / "c.gpkg", seed=2)
     design = {n: pyogrio.read_dataframe(tmp_path / f"{n}.gpkg", layer="design") for n in "abc"}

@@ -11,6 +11,11 @@ MEAN, STD, CLASSES = (0.25, 0.5), (0.2, 0.3), (1, 7, 18)
 CALIBRATION = {"slope": 1.5, "intercept": -0.5}
 
 
+def recorded(spec):
+    """What a bundle records of a network, so that it can be built again."""
+    return {"encoder": spec.encoder, "depth": spec.depth, "width": list(spec.width), "stem": spec.stem}
+
+
 @pytest.fixture(scope="session")
 def released(stub, tmp_path_factory):
     """A bundle with safetensors and ONNX of one network, exported by the code that makes the shipped ones."""
@@ -22,7 +27,8 @@ def released(stub, tmp_path_factory):
     from tuban.models.network import ChangeNet, NetworkSpec
 
     torch.manual_seed(0)
-    network = ChangeNet(NetworkSpec(bands=stub.bands, classes=CLASSES, mean=MEAN, std=STD)).eval()
+    spec = NetworkSpec(bands=stub.bands, classes=CLASSES, mean=MEAN, std=STD)
+    network = ChangeNet(spec).eval()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -42,8 +48,9 @@ def released(stub, tmp_path_factory):
             return model
 
     return stub.make_bundle(
-        folder, Exported(), mean=MEAN, std=STD, classes=CLASSES, calibration=CALIBRATION, tile=64, halo=16, stride=16
-    )
+        folder, Exported(), mean=MEAN, std=STD, classes=CLASSES, calibration=CALIBRATION, tile=64, halo=16, stride=16,
+        network=recorded(spec),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -93,14 +93,22 @@ def test_a_bundle_without_safetensors_says_so(bundle):
         open_backend("torch", bundle)
 
 
-def test_weights_of_another_network_are_refused(stub, tmp_path):
+def test_weights_of_another_network_are_refused(stub, released, tmp_path):
     from safetensors.torch import save_file
 
     save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
+    calibration = {"slope": 1.5, "intercept": -0.5}
     with pytest.raises(ModelError, match="does not fit the network"):
-        open_backend("torch", stub.make_bundle(tmp_path, calibration={"slope": 1.5, "intercept": -0.5}))
+        open_backend("torch", stub.make_bundle(tmp_path, calibration=calibration, network=released.network))
+    with pytest.raises(ModelError, match="holds a graph only"):
+        open_backend("torch", stub.make_bundle(tmp_path, calibration=calibration))
+
+
+def test_a_network_without_its_calibration_is_refused(stub, released, tmp_path):
+    shutil.copy(released.weights_path, tmp_path)
+    same = {"mean": released.mean, "std": released.std, "classes": released.classes, "network": released.network}
     with pytest.raises(ModelError, match="no calibration"):
-        open_backend("torch", stub.make_bundle(tmp_path))
+        open_backend("torch", stub.make_bundle(tmp_path, **same))
 
 
 def test_a_batch_of_other_bands_is_a_model_error(released):

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/inference.py`: inputs, the jobs that run in processes of their own, and the report."""
