@@ -27,7 +27,7 @@ def model_for(pair: Pair, name: str | None) -> Bundle:
     bands = tuple(pair.radiometry_names)
     if name is None:
         return choose(bands, pair.before.gsd_m)
-    bundle = resolve(name)
+    bundle = resolve(name, task="change")
     lacking = [band for band in bundle.required_bands if band not in bands]
     if lacking:
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,40 @@ def test_dynamic_world_is_normalised_merged_and_classified_as_its_notebook_does(
     np.testing.assert_allclose(confidence, cover.max(1), atol=1e-6)
     assert np.array_equal(best, cover.argmax(1))
     assert "Apache-2.0" in (bundle.path / "MODEL_CARD.md").read_text()
+
+
+def test_a_graph_of_one_image_at_a_time_is_taken_and_says_so(tmp_path):
+    model = pixelwise(["x0"], 9, np.eye(9), nhwc=True)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 0, 0, 9], np.int64), "one"))
+    model.graph.node.insert(1, helper.make_node("Reshape", ["x", "one"], ["reshaped"]))
+    model.graph.node[2].input[0] = "reshaped"
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    bundle = import_model(tmp_path / "m.onnx", tmp_path / "out", card="dynamicworld")
+    assert "one image at a time" in (bundle.path / "MODEL_CARD.md").read_text()
+    image = np.full((1, 9, 32, 64), 0.2, np.float32)
+    assert run(bundle, ["landcover"], image=image)[0].shape == (1, 8, 32, 64)
+
+
+CONVERTER = """#!{python}
+# Stands in for a Python with TensorFlow, which tests cannot install: of an unsigned SavedModel tf2onnx says this.
+import shutil, sys
+if "--signature_def" in sys.argv and {unsigned}:
+    sys.exit("ValueError: make_sure failure: Specified signature not in model serving_default")
+if "--concrete_function" in sys.argv and not {unsigned}:
+    sys.exit("it was not asked for")
+shutil.copy({graph!r}, sys.argv[sys.argv.index("--output") + 1])
+"""
+
+
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_a_saved_model_with_and_without_a_signature_is_converted(tmp_path, unsigned):
+    onnx.save(pixelwise(["x0"], 9, np.eye(9), nhwc=True), str(tmp_path / "m.onnx"))
+    python = tmp_path / "python"
+    python.write_text(CONVERTER.format(python=sys.executable, unsigned=unsigned, graph=str(tmp_path / "m.onnx")))
+    python.chmod(0o755)
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    bundle = import_model(tmp_path, tmp_path / "out", card="dynamicworld", python=python)
+    assert bundle.task == "landcover"
 
 
 def test_a_missing_band_is_the_cards_mean(tmp_path):

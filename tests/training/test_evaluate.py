@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from torchmetrics.functional.classification import binary_f1_score
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from tuban.inference.change import predict_change
 from tuban.inference.landcover import SceneReader, predict_landcover
 from tuban.models.bundle import resolve
 from tuban.training.evaluate import evaluate, lines, seed_spread
+from tuban.training.perturbation import Perturbation
 
 
 def test_numbers_are_those_of_the_rasters(place_factory, tmp_path):
@@ -101,3 +103,46 @@ def test_the_spread_over_seeds():
         "f1": {"a": 0.5, "b": 0.6}, "mean": 0.55, "sd": 0.0707, "min": 0.5, "max": 0.6,
     }  # fmt: skip
     assert seed_spread({"a": 0.5})["sd"] is None
+
+
+def _published(root):
+    """A place as OSCD's authors publish it: a file a band, no coordinates."""
+    rng = np.random.default_rng(0)
+    folder = root / "Onera Satellite Change Detection dataset - Images" / "nantes"
+    changed = np.zeros((64, 80), bool)
+    changed[20:40, 30:50] = True
+    for band in ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12"):
+        ground = rng.integers(600, 3000, (16, 20)).repeat(4, 0).repeat(4, 1).astype(np.uint16)
+        for date, image in (("imgs_1_rect", ground), ("imgs_2_rect", np.where(changed, np.uint16(6000), ground))):
+            (folder / date).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / date / f"{band}.tif")
+    label = root / "Onera Satellite Change Detection dataset - Train Labels" / "nantes" / "cm" / "cm.png"
+    label.parent.mkdir(parents=True)
+    Image.fromarray(np.where(changed, 255, 0).astype(np.uint8)).save(label)
+
+
+def test_another_layout_without_coordinates_is_measured_and_perturbed(tmp_path):
+    _published(tmp_path)
+    result = evaluate(
+        resolve("s2-change"), tmp_path, tmp_path / "out", perturbations=[Perturbation("gain", 1.25)], dataset="oscd"
+    )
+    place = result["places"]["nantes"]
+    assert (place["changed_px"], place["unchanged_px"]) == (400, 64 * 80 - 400)
+    assert result["object_matching"]["truth"] == 1  # 40,000 m² at the data set's 10 m
+    assert result["robustness"]["points"][0]["places"] == 1
+    assert result["landcover"] == {}
+
+
+def test_a_model_that_cannot_be_fed_is_refused(tmp_path):
+    for part in ("A", "B", "label"):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        Image.fromarray(np.zeros((40, 40) if part == "label" else (40, 40, 3), np.uint8)).save(
+            tmp_path / "mine" / part / "one.png"
+        )
+    roles = "".join(
+        f'  - {{role: {role}, path: "{part}/{{item}}.png"}}\n'
+        for role, part in (("before", "A"), ("after", "B"), ("change", "label"))
+    )
+    (tmp_path / "mine" / "dataset.yaml").write_text(f"id: mine\nbands: [B04, B03, B02]\nroles:\n{roles}")
+    with pytest.raises(UsageError, match=r"s2-change needs B08; mine has B04, B03, B02"):
+        evaluate(resolve("s2-change"), tmp_path / "mine", tmp_path / "out")
