@@ -67,6 +67,9 @@ class InferenceSettings(BaseModel):
         return block_cache(self.cache_mb)
 
 
-def block_cache(megabytes: int) -> rasterio.Env:
-    """Return an environment with so much block cache; rasterio takes the number for bytes, unlike GDAL's option."""
-    return rasterio.Env(GDAL_CACHEMAX=megabytes * 2**20)
+def block_cache(megabytes: int, **options: int) -> rasterio.Env:
+    """Return an environment with so much block cache, and other options of GDAL's.
+
+    rasterio takes the number for bytes, unlike GDAL's own option.
+    """
+    return rasterio.Env(GDAL_CACHEMAX=megabytes * 2**20, **options)
