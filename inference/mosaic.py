@@ -50,6 +50,9 @@ _CACHE_MB = 32
 # Parts that GDAL keeps open, of all rasters together: its usual 100 hold 50 MB more. A part is read by the two or three
 # rows of blocks that it lies in, so opening it again costs next to nothing.
 _OPEN_PARTS = 24
+# GDAL makes overviews of whole rows of blocks, and holds 70 MB more for threads of its own: wider rasters are made one
+# after the other by one thread, so that memory stays that of the network.
+_WIDE = 16384
 # GDAL's own errors surface either through rasterio's classes or, from copies, as bare CPLE_* errors.
 WRITE_FAILURES = (OSError, RasterioError, CPLE_BaseError)
 
@@ -77,7 +80,8 @@ def write_mosaic(
         tally: what was counted over all parts.
         crs: CRS of the grid.
         transform: affine transform of the grid.
-        threads: rasters made at the same time, and threads that compress; the bytes do not depend on it.
+        threads: rasters made at the same time, and threads that compress, unless they are wide; the bytes do not
+            depend on it.
 
     Returns:
         The path of each raster by name.
@@ -98,8 +102,10 @@ def write_mosaic(
             partial = Path(tempfile.mkdtemp(prefix=".tuban-partial-", dir=folder))
             stack.callback(shutil.rmtree, partial, ignore_errors=True)
             stack.enter_context(block_cache(_CACHE_MB, GDAL_MAX_DATASET_POOL_SIZE=_OPEN_PARTS))
-            pool = stack.enter_context(ThreadPoolExecutor(min(threads, len(specs)), thread_name_prefix="tuban-cog"))
-            share = max(1, threads // len(specs))
+            threads = threads if plan.width <= _WIDE else 1
+            at_once = min(threads, len(specs))
+            pool = stack.enter_context(ThreadPoolExecutor(at_once, thread_name_prefix="tuban-cog"))
+            share = max(1, threads // at_once)
             ready = {}
             for band, spec in enumerate(specs, start=1):
                 vrt = partial / f"{spec.name}.vrt"

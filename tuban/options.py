@@ -64,9 +64,10 @@ def require_whole(record: dict[str, Any]) -> None:
         PartialError: A block of the run is damaged; the first ten are named.
     """
     if count := record["counts"]["damaged_blocks"]:
-        named = "; ".join(
-            f"row {block['row']}, column {block['col']}, {block['height']} × {block['width']} px: {block['reason']}"
-            for block in record["inference"]["damage"][:10]
-        )
+        by_reason: dict[str, list[str]] = {}
+        for block in record["inference"]["damage"][:10]:
+            where = f"row {block['row']}, column {block['col']}, {block['height']} × {block['width']} px"
+            by_reason.setdefault(block["reason"], []).append(where)
+        named = "; ".join(f"{', '.join(blocks)}: {reason}" for reason, blocks in by_reason.items())
         more = f"; and {count - 10} more in run.json" if count > 10 else ""
         raise PartialError(f"{count} blocks could not be read and hold no result: {named}{more}")

@@ -12,6 +12,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from tuban.errors import OutputError
+from tuban.inference import mosaic
 from tuban.inference.journal import Journal
 from tuban.inference.mosaic import statistics, write_mosaic
 from tuban.inference.parts import Tally, make_part
@@ -51,6 +52,19 @@ def test_parts_made_in_any_order_are_what_is_read(tmp_path, batch):
     assert journal.tally.run == len(plan)
 
 
+def test_bytes_depend_neither_on_threads_nor_on_making_wide_rasters_one_by_one(tmp_path, monkeypatch):
+    plan = plan_windows(700, 1100, tile=256, halo=0, stride=16)
+    journal = Journal(tmp_path / "journal", {})
+    fill(journal, plan, 1, np.random.default_rng(3))
+    made = []
+    for place, (threads, wide) in enumerate(((1, 2000), (4, 2000), (4, 1000))):
+        monkeypatch.setattr(mosaic, "_WIDE", wide)
+        out = tmp_path / str(place)
+        paths = write_mosaic(out, plan, 1, journal.paths(), SPECS, journal.tally, threads=threads, **GRID)
+        made.append({name: path.read_bytes() for name, path in paths.items()})
+    assert made[0] == made[1] == made[2]
+
+
 def test_statistics_are_those_gdal_computes(tmp_path):
     plan = plan_windows(100, 90, tile=48, halo=0, stride=16)
     journal = Journal(tmp_path / "journal", {})
@@ -81,6 +95,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from tuban.errors import OutputError
+from tuban.inference import mosaic
 from tuban.inference.journal import Journal
 from tuban.inference.mosaic import write_mosaic
 from tuban.inference.parts import Tally, make_part
