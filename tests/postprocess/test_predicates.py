@@ -147,7 +147,7 @@ side = st.floats(-60, 120)
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(side, side, st.floats(5, 150), st.floats(0, 360)), min_size=3, max_size=3), st.booleans())
 def test_parts_and_remainder_are_the_whole_over_any_stack(stack, geographic):
-    """overlap = exempt + permitted + net, and the overlap with what lies outside is the patch, to 1e-6."""
+    """overlap = exempt + permitted + net, and the overlap with what lies outside is the patch."""
     crs = "EPSG:4490" if geographic else CRS
     zone, farm, approved = (affinity.rotate(box(x, y, x + size, y + size), turn) for x, y, size, turn in stack)
     frame = changes(affinity.rotate(PATCH, 17), crs=crs)
@@ -160,11 +160,13 @@ def test_parts_and_remainder_are_the_whole_over_any_stack(stack, geographic):
     plan = (layer("river", zone, crs=crs), layer(B, farm, crs=crs), permit("conversion", approved))
     found = {r["rule_id"]: r for r in rows([frame], *plan, pack=pack)}
     traces = {name: json.loads(r["trace"])["areas_m2"] for name, r in found.items()}
-    # A cut adds a vertex; in degrees a straight edge is no geodesic, so the patch is measured as cut.
+    # A cut adds a vertex, and in degrees a straight edge is no geodesic: at 100 m it bows by up to 0.15 mm, 0.01 m2 for
+    # each of the patch's four edges. So the sum is compared with the patch as cut, and one part within that bow.
+    bow = 0.04 if geographic else 0.0
     whole = sum(geod_area(part, crs) for part in (patch & geo, patch - geo) if not part.is_empty)
     # A sliver below 0.005 m2 is no finding, so it is missing from the sum.
     assert sum(t["overlap"] for t in traces.values()) == pytest.approx(
-        whole, rel=5e-6 if geographic else 1e-6, abs=0.006
+        whole, rel=1e-6, abs=bow + 0.006
     )
     for name, areas in traces.items():
         parts = areas["exempt"] + areas["permitted"] + areas["net"]
@@ -174,7 +176,7 @@ def test_parts_and_remainder_are_the_whole_over_any_stack(stack, geographic):
         assert round(rounded, 2) == row["overlap_m2"]  # to the last decimal
     if "IN" in traces:
         assert traces["IN"]["overlap"] == pytest.approx(
-            geod_area(shapely.intersection(patch, geo), crs), rel=1e-6, abs=1e-4
+            geod_area(shapely.intersection(patch, geo), crs), rel=1e-6, abs=bow + 1e-4
         )
 
 
