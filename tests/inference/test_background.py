@@ -5,7 +5,7 @@ import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from tuban.inference.background import RelativeBackend, measure_background
+from tuban.inference.background import RelativeBackend, _spread, measure_background
 
 
 class Reader:
@@ -80,3 +80,19 @@ def test_a_little_that_the_sample_misses_still_decides():
     measured = measure_background(Backend(), Reader(logit, valid), bundle(0.9))
     assert measured["pixels"] == 100
     assert measured["background_logit"] == pytest.approx(2, abs=1e-3)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(3, 4), (4, 4), (15, 15), (16, 16), (17, 31), (300, 2), (2, 300), (1, 40)])
+def test_the_sample_is_spread_whatever_the_shape(rows, cols):
+    """Equal steps through the row-major index fell on one column where its length divided the step."""
+    chosen = np.array(_spread(rows, cols))
+    assert len(set(chosen.tolist())) == len(chosen)
+    assert chosen.min() >= 0
+    assert chosen.max() < rows * cols
+    if rows * cols <= 16:
+        assert len(chosen) == rows * cols
+    else:
+        assert len(chosen) >= 14
+        for place, count in ((chosen // cols, rows), (chosen % cols, cols)):
+            quarters = {int(quarter) for quarter in place * min(4, count) // count}
+            assert len(quarters) == min(4, count)
