@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.resources import files
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from tuban.configs.shipped import shipped_names, shipped_text
 from tuban.errors import PlanError
 
 
@@ -93,8 +93,7 @@ class ClassSystem(BaseModel):
 
 def class_system_names() -> tuple[str, ...]:
     """Return the names of the shipped code tables, sorted."""
-    folder = files("tuban.configs").joinpath("class_systems")
-    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+    return shipped_names("class_systems")
 
 
 @cache
@@ -106,5 +105,4 @@ def class_system(name: str) -> ClassSystem:
     """
     if name not in class_system_names():
         raise PlanError(f"unknown class_system {name!r}; use one of: {', '.join(class_system_names())}")
-    text = files("tuban.configs").joinpath("class_systems", f"{name}.yaml").read_text(encoding="utf-8")
-    return ClassSystem.model_validate(yaml.safe_load(text))
+    return ClassSystem.model_validate(yaml.safe_load(shipped_text("class_systems", name)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tuban.configs.shipped import shipped_names, shipped_text
 from tuban.data.layout import Item, Layout
 from tuban.errors import SceneError, UsageError
 
@@ -89,8 +89,7 @@ class DatasetFolder:
 @cache
 def datasets() -> tuple[Dataset, ...]:
     """Return every data set that tuban knows, sorted by id."""
-    folder = files("tuban.configs").joinpath("datasets")
-    texts = [entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    texts = [shipped_text("datasets", name) for name in shipped_names("datasets")]
     return tuple(sorted((Dataset.model_validate(yaml.safe_load(text)) for text in texts), key=lambda known: known.id))
 
 

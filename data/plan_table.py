@@ -8,6 +8,8 @@ from importlib.resources import files
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuban.configs.shipped import shipped_names
+
 
 class PlanDefaults(BaseModel):
     """What is taken where a plan says nothing.
@@ -96,8 +98,7 @@ def plan_defaults() -> PlanDefaults:
 
 def jurisdictions() -> tuple[str, ...]:
     """Return the jurisdictions that have a table, sorted."""
-    entries = files("tuban.configs").joinpath("plan").iterdir()
-    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml")))
+    return shipped_names("plan")
 
 
 @cache

@@ -11,8 +11,9 @@ from rasterio.windows import Window
 from tuban.data.classes import classes
 from tuban.data.place import IGNORE
 from tuban.data.places import read_place
+from tuban.data.replacing import replacing
 from tuban.data.views import open_views
-from tuban.errors import OutputError, SceneError
+from tuban.errors import SceneError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,9 @@ def draw_samples(folder: DatasetFolder, path: Path, count: int = 6, seed: int = 
     for index in chosen:
         place = _sample(folder, index, bands, rng)
         rows.append(_row(place, seen))
-    _write(_sheet(rows, sorted(seen), f"{folder.dataset.id}: {', '.join(dict.fromkeys(bands))}"), path)
+    sheet = _sheet(rows, sorted(seen), f"{folder.dataset.id}: {', '.join(dict.fromkeys(bands))}")
+    with replacing(path) as part:
+        sheet.save(part, format="PNG")
     return [items[index].name for index in chosen]
 
 
@@ -197,14 +200,3 @@ def _rgb(text: str) -> tuple[int, int, int]:
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=12)
-
-
-def _write(sheet: Image.Image, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(partial, format="PNG")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error}; choose a folder that can be written to") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,7 +78,7 @@ class Fusion(nn.Sequential):
         return [shares[:, :1] * first + shares[:, 1:2] * second + shares[:, 2:] * difference]
 
 
-class Standardised(nn.Module):
+class Standardised(nn.Module, ABC):
     """A network that standardises its inputs itself.
 
     Input values are in the bundle's units (surface or top-of-atmosphere reflectance); NaN marks an invalid
@@ -100,9 +101,9 @@ class Standardised(nn.Module):
         x = (x - self.mean) / self.std
         return torch.where(torch.isnan(x), torch.zeros_like(x), x).clamp(-6.0, 6.0)
 
+    @abstractmethod
     def landcover(self, standardised: Tensor) -> Tensor:
         """Return land-cover logits `(n, classes, h, w)` of standardised images of one date."""
-        raise NotImplementedError
 
 
 def contrast(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tuban.configs.shipped import named_text
 from tuban.errors import UsageError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -94,16 +93,7 @@ def read_card(name: str) -> ImportCard:
     Raises:
         UsageError: there is none, or it says something else than a card does.
     """
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
-        if not path.is_file():
-            raise UsageError(f"{name} is missing; give a YAML file, or dynamicworld")
-        text = path.read_text(encoding="utf-8")
-    else:
-        source = files("tuban.configs").joinpath("imports").joinpath(f"{name}.yaml")
-        if not source.is_file():
-            raise UsageError(f"no import card {name!r}; give dynamicworld or the path of a YAML file (docs/models.md)")
-        text = source.read_text(encoding="utf-8")
+    text = named_text("imports", name, "import card")
     try:
         return ImportCard.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:

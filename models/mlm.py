@@ -11,7 +11,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tuban.data.classes import classes as land_classes
-from tuban.errors import ModelError, OutputError
+from tuban.data.replacing import write_text
+from tuban.errors import ModelError
 from tuban.models.bundle import MLM_NAME, ONNX_NAME, SHA256_MULTIHASH, WEIGHTS_NAME, Bundle, BundleSpec, sha256_of
 
 if TYPE_CHECKING:
@@ -115,15 +116,7 @@ def write_mlm(
         parameters=parameters,
         pretrained_source=pretrained_source,
     )
-    target, partial = folder / MLM_NAME, folder / f".{MLM_NAME}.partial"
-    try:
-        partial.write_text(json.dumps(item, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"{target} cannot be written ({error.strerror}); free space or choose another folder"
-        ) from error
+    write_text(folder / MLM_NAME, json.dumps(item, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     return Bundle.load(folder)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +10,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tuban.configs.shipped import named_text, shipped_names
 from tuban.data.classes import classes
 from tuban.errors import UsageError
 from tuban.postprocess.area import to_mu
@@ -107,8 +106,7 @@ class FieldTable(BaseModel):
 
 def profiles() -> tuple[str, ...]:
     """Return the names of the shipped field tables."""
-    folder = files("tuban.configs").joinpath("fields")
-    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+    return shipped_names("fields")
 
 
 def load_fields(profile: str) -> FieldTable:
@@ -122,19 +120,12 @@ def load_fields(profile: str) -> FieldTable:
         '图斑编号'
     """
     try:
-        if profile in profiles():
-            text = files("tuban.configs").joinpath(f"fields/{profile}.yaml").read_text(encoding="utf-8")
-        else:
-            text = Path(profile).read_text(encoding="utf-8")
-        return FieldTable.model_validate(yaml.safe_load(text))
-    except OSError as error:
-        known = ", ".join(profiles())
-        raise UsageError(f"no field table {profile!r}; use one of: {known}, or the path of a YAML file") from error
+        return FieldTable.model_validate(yaml.safe_load(named_text("fields", profile, "field table")))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the table"
         raise UsageError(f"field table {profile}: {where}: {first['msg']}; see docs/exports.md") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise UsageError(f"field table {profile} is not YAML: {' '.join(str(error).split())}; mend it") from error
 
 

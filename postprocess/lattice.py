@@ -49,7 +49,7 @@ RING_COLUMNS = 4
 # Entries of the pool's state: first free row (-1: none), rows ever used, rows in use.
 FREE, TOP, LIVE = range(3)
 
-_TODO, _SEEN, _EQUAL, _ONE = 4, 8, 12, 14  # first bit of each group
+_OPEN, _SEEN, _EQUAL, _ONE = 4, 8, 12, 14  # first bit of each group
 _ES, _FULL = 0b0110, 0b1111
 _SHELL_ARRIVES, _HOLE_ARRIVES = 1, 2  # edge along which a ring arrives at its first vertex in row-major order
 # The next edge clockwise, by existing edges and edge.
@@ -114,7 +114,7 @@ def _add(
         state[TOP] += 1
     state[LIVE] += 1
     pool[vertex, ROW], pool[vertex, COL], pool[vertex, CHAIN] = row, col, -1
-    pool[vertex, BITS] = code | owned << _TODO
+    pool[vertex, BITS] = code | owned << _OPEN
     if code & 1:
         pool[vertex, LINKS], pool[up[col], LINKS + 2] = up[col], vertex
     if code & 8:
@@ -223,7 +223,7 @@ def _mark_touches(pool: Int32Array, start: int, arrives: int) -> None:
         pair = edge & 1
         across = edge ^ 2
         # A ring that is followed already belongs to another component.
-        if bits >> _EQUAL + pair & 1 and bits >> _SEEN + across & 1 and bits >> _TODO + across & 1:
+        if bits >> _EQUAL + pair & 1 and bits >> _SEEN + across & 1 and bits >> _OPEN + across & 1:
             bits |= 1 << _ONE + pair
         pool[vertex, BITS] = bits
         leaves = _CLOCKWISE[(bits & _FULL) * 4 + edge]
@@ -238,8 +238,8 @@ def _walk(
     first, top, left = at, pool[start, ROW], pool[start, COL]
     vertex, edge = start, arrives
     bits = pool[vertex, BITS]
-    while bits >> _TODO + edge & 1:
-        bits &= ~(1 << _TODO + edge)
+    while bits >> _OPEN + edge & 1:
+        bits &= ~(1 << _OPEN + edge)
         pool[vertex, BITS] = bits
         leaves = _CLOCKWISE[(bits & _FULL) * 4 + edge]
         if bits >> _ONE + (edge & 1) & 1:
@@ -251,7 +251,7 @@ def _walk(
             path[at] = vertex
             at += 1
         following = pool[vertex, LINKS + leaves]
-        if not bits >> _TODO & _FULL:
+        if not bits >> _OPEN & _FULL:
             pool[vertex, LINKS] = state[FREE]
             state[FREE] = vertex
             state[LIVE] -= 1
@@ -294,7 +294,7 @@ def follow(
         while start >= 0:
             bits = pool[start, BITS]
             # At a crossing a hole starts only where the component touches itself.
-            if bits >> _TODO + arrives & 1 and (bits & _FULL == _ES or bits >> _ONE & 1 or start == shell):
+            if bits >> _OPEN + arrives & 1 and (bits & _FULL == _ES or bits >> _ONE & 1 or start == shell):
                 rings[count, PLACE], rings[count, BEGIN] = place, at
                 rings[count, FIRST], at = _walk(pool, state, start, arrives, noded, path, at)
                 rings[count, END] = at

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from tuban.configs.shipped import shipped_names, shipped_text
 from tuban.errors import RulePackError, UnknownRulePackError
 from tuban.postprocess.rule_cases import Example, Shape
 from tuban.postprocess.rule_schema import Rule, RulePack
@@ -23,8 +23,7 @@ __all__ = ["Example", "Rule", "RulePack", "Shape", "load_pack", "pack_names"]
 
 def pack_names() -> tuple[str, ...]:
     """Return the names of the shipped packs, sorted."""
-    folder = files("tuban.configs").joinpath("rules")
-    return tuple(sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml")))
+    return shipped_names("rules")
 
 
 def load_pack(name_or_path: str | Path) -> RulePack:
@@ -64,8 +63,7 @@ def _tree(text: str) -> Any:
 
 def _pack_text(name_or_path: str | Path) -> tuple[str, str]:
     if str(name_or_path) in pack_names():
-        resource = files("tuban.configs").joinpath("rules", f"{name_or_path}.yaml")
-        return resource.read_text(encoding="utf-8"), f"{name_or_path}.yaml"
+        return shipped_text("rules", str(name_or_path)), f"{name_or_path}.yaml"
     path = Path(name_or_path)
     if not path.is_file():
         raise UnknownRulePackError(

@@ -202,8 +202,8 @@ class _Frames:
                     columns.append(pa.array(small))
                 columns.append(pa.array(shapely.to_wkb(shapes), pa.binary()))
                 yield pa.RecordBatch.from_arrays(columns, schema=self.schema)
-        except Exception as error:
-            self.failure = error  # Arrow would only say that there was one
+        except Exception as error:  # of whatever type: Arrow would only tell GDAL that there was one
+            self.failure = error
             raise
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tuban
-from tuban.errors import OutputError, PairError, UsageError
+from tuban.data.replacing import write_text
+from tuban.errors import PairError, UsageError
 from tuban.training.change_accuracy import CoverCounts, PlaceResult, change_summary, measure_place
 from tuban.training.evaluation_report import lines, page
 from tuban.training.labelled import against, labelled_items, require_bands, with_change
@@ -99,7 +100,7 @@ def evaluate(
         "evaluation.html": page(result, pictures),
     }
     for name, text in files.items():
-        _write(out / name, text)
+        write_text(out / name, text)
     return result
 
 
@@ -146,13 +147,3 @@ def _measured(
 def _f1(bundle: Bundle, items: Sequence[LabelledItem], settings: InferenceSettings | None) -> tuple[str, float]:
     results, _ = _measured(bundle, items, settings, None, None)
     return bundle.model_id, float(change_summary(bundle, results)["f1"])
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; check that the folder can be written to") from error

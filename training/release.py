@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tuban.configs.shipped import named_text
 from tuban.errors import UsageError
 from tuban.models.export import export_bundle
 from tuban.models.run import read_run
@@ -16,6 +15,7 @@ from tuban.training.crossval import ENSEMBLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tuban.models.bundle import Bundle
 
@@ -167,15 +167,7 @@ def _networks(measured: dict[str, Any]) -> str:
 
 
 def _card(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} and path.is_file():
-        text = path.read_text(encoding="utf-8")
-    else:
-        source = files("tuban.configs").joinpath("release").joinpath(f"{name}.yaml")
-        if not source.is_file():
-            raise UsageError(f"no release card {name!r}; give a name under configs/release or the path of a YAML file")
-        text = source.read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text)
+    content: dict[str, Any] = yaml.safe_load(named_text("release", name, "release card"))
     return content
 
 

@@ -9,7 +9,8 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from tuban.data.classes import classes
-from tuban.errors import OutputError, SceneError, UsageError
+from tuban.data.replacing import write_text
+from tuban.errors import SceneError, UsageError
 from tuban.training.interpreted import estimate
 from tuban.training.sample_points import count_strata
 from tuban.training.sampling_design import (
@@ -99,7 +100,7 @@ def plan(
         "strata": [s.as_dict() for s in strata],
         "expected_errors": expected_errors(strata),
     }
-    _write(out, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+    write_text(out, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
     return made
 
 
@@ -122,8 +123,8 @@ def write_estimate(
     """Estimate and write `estimate.json` and `estimate.md`; arguments and errors as `interpreted.estimate`."""
     known = names or {value: entry.name for value, entry in classes().items() if value}
     result = estimate(samples, mapped=mapped, names=known, level=level)
-    _write(out / "estimate.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    _write(out / "estimate.md", "\n".join(estimate_lines(result)) + "\n")
+    write_text(out / "estimate.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "estimate.md", "\n".join(estimate_lines(result)) + "\n")
     return result
 
 
@@ -155,13 +156,3 @@ def _shown(estimate_: Mapping[str, Any], factor: float = 1, digits: int = 3) -> 
     value = estimate_["value"]
     low, high = (f"{factor * estimate_[key]:.{digits}f}" for key in ("low", "high"))
     return f"{'unknown' if value is None else f'{factor * value:.{digits}f}'} [{low}, {high}]"
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; check that the folder can be written to") from error

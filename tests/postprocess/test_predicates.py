@@ -165,9 +165,7 @@ def test_parts_and_remainder_are_the_whole_over_any_stack(stack, geographic):
     bow = 0.04 if geographic else 0.0
     whole = sum(geod_area(part, crs) for part in (patch & geo, patch - geo) if not part.is_empty)
     # A sliver below 0.005 m2 is no finding, so it is missing from the sum.
-    assert sum(t["overlap"] for t in traces.values()) == pytest.approx(
-        whole, rel=1e-6, abs=bow + 0.006
-    )
+    assert sum(t["overlap"] for t in traces.values()) == pytest.approx(whole, rel=1e-6, abs=bow + 0.006)
     for name, areas in traces.items():
         parts = areas["exempt"] + areas["permitted"] + areas["net"]
         assert parts == pytest.approx(areas["overlap"], rel=1e-6, abs=2e-4)
