@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuban.data.place import IGNORE
-from tuban.errors import OutputError, UsageError
+from tuban.data.replacing import write_text
+from tuban.errors import UsageError
 from tuban.training.accuracy import BINS, Histogram, best_threshold, bootstrap, objects, pool
 from tuban.training.calibration import fit_platt
 from tuban.training.change_accuracy import object_summary
@@ -57,12 +58,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    scratch = path.with_name(f".{path.name}")
-    try:
-        scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}); free space or choose another folder") from error
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def stored_folds(folder: Path) -> dict[str, tuple[str, ...]]:
