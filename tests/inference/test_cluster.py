@@ -228,7 +228,8 @@ def test_workers_fit_on_their_nodes(cores, workers, threads):
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits that it is ignored
 from tuban.inference.connection import connected
 from tuban.inference.settings import InferenceSettings
 with connected(InferenceSettings(workers=1, threads=1)):
