@@ -65,9 +65,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # waiting threads would count as work
     lines = [
-        f"# Test-time augmentation, {resolve('s2-change').model_id}",
+        "# Test-time augmentation",
         "",
-        "Places held out by fold, thresholds chosen on the other folds (as in the model card).",
+        (
+            "The networks of a cross-validation (`experiment=s2-change-crossval`, one seed): places held out by fold, "
+            "thresholds chosen on the other folds."
+        ),
         "",
         "| mode | F1 (95 % over places) | precision | recall | average precision | AUC | CPU s |",
         "|---|---|---|---|---|---|---|",
@@ -95,8 +98,8 @@ def predict_all(runs: Path, data: Path, out: Path, mode: Any) -> None:
     for fold, places in stored_folds(runs).items():
         network = read_run(runs / fold).to(memory_format=torch.channels_last)
         backend = augmented(Network(network, slope, intercept), mode)
-        (out / fold).mkdir()
-        shutil.copy(runs / fold / "train.json", out / fold)
+        # What is not predicted again, places without labels of change among it, stays as it is.
+        shutil.copytree(runs / fold, out / fold, ignore=shutil.ignore_patterns("checkpoints", "log", "panels"))
         for city in load_places(data, bands=network.spec.bands, classes=network.spec.classes, names=places):
             height, width = city.change.shape
             margin, stride = STRIDE_MARGIN * network.spec.stride, network.spec.stride

@@ -188,7 +188,23 @@ class Layout(BaseModel):
                 raise ValueError(f"{role.role}: {role.path} must have the fields {self.roles[0].fields}, as the first")
         if not {"before", "image"} & set(names) or ("after" in names) != ("before" in names):
             raise ValueError(f"roles {names}: give `before` and `after`, or `image`")
+        self._check_texts()
         return self
+
+    def _check_texts(self) -> None:
+        """Refuse expressions and templates that could not be used once the files are read."""
+        own = self.roles[0].fields
+        for name, text in {**self.fields, "group": self.group or ""}.items():
+            try:
+                re.compile(text)
+            except re.error as error:
+                raise ValueError(f"{name}: {text!r} is no regular expression ({error}); correct or quote it") from error
+        for text in (self.name or "", self.dates or ""):
+            try:
+                text.format(**dict.fromkeys(own, ""))
+            except (KeyError, IndexError, ValueError) as error:
+                fields = ", ".join(f"{{{name}}}" for name in own)
+                raise ValueError(f"{text!r} names what no path has ({error}); use {fields}") from error
 
     def role(self, name: str) -> Role:
         """Return the role of that name; KeyError where there is none."""
@@ -254,4 +270,4 @@ class Layout(BaseModel):
         match = re.search(self.group, name) if self.group else None
         if match is None:
             return name
-        return match[1] if match.re.groups else match[0]
+        return match[1] if match.re.groups and match[1] is not None else match[0]

@@ -140,13 +140,13 @@ def read_change(folder: DatasetFolder, item: Item, views: Views, window: Window)
     """Read a window of the change label `(h, w)`: 0, 1, or 255 where nothing is known, or nothing was labelled.
 
     Raises:
-        SceneError: the label cannot be read, or does not cover the images.
+        SceneError: the label cannot be read, or is not as large as the first image.
     """
     path = item.file("change")
     if path is None:
         return np.full((int(window.height), int(window.width)), IGNORE, dtype=np.uint8)
     role = folder.layout.role("change")
-    return change_of(read_values(_fitting(path, views), role, _on_image(views, window)), role)
+    return change_of(read_values(_fitting(path, folder, item, views), role, _on_image(views, window)), role)
 
 
 def read_cover(
@@ -163,7 +163,7 @@ def read_cover(
         classes: unified classes; all others are 255, unknown, and so is everything without a label.
 
     Raises:
-        SceneError: the label cannot be read, or does not cover the images.
+        SceneError: the label cannot be read, or is not as large as the first image.
     """
     shape = (int(window.height), int(window.width))
     on_image = _on_image(views, window)
@@ -172,7 +172,7 @@ def read_cover(
         if path is None:
             continue
         role = folder.layout.role(name)
-        cover = cover_of(read_values(_fitting(path, views), role, on_image), role, classes)
+        cover = cover_of(read_values(_fitting(path, folder, item, views), role, on_image), role, classes)
         if role.confidence_band is None:
             return cover, np.where(cover == IGNORE, 0, 255).astype(np.uint8)
         with open_file(path) as source:
@@ -185,13 +185,20 @@ def _on_image(views: Views, window: Window) -> Window:
     return Window(window.col_off + views.offset[1], window.row_off + views.offset[0], window.width, window.height)
 
 
-def _fitting(path: Path, views: Views) -> Path:
-    """The label's path, once it is known to cover the images."""
+def _fitting(path: Path, folder: DatasetFolder, item: Item, views: Views) -> Path:
+    """The label's path, once it is known to lie on the grid of the first image."""
     needed = (views.offset[0] + views.height, views.offset[1] + views.width)
-    with open_file(path) as source:
+    image = item.file(folder.layout.first.role)
+    with open_file(path) as source, open_file(image or path) as first:
         if source.height < needed[0] or source.width < needed[1]:
             raise SceneError(
                 f"{path}: {source.height} x {source.width} pixels do not cover {needed[0]} x {needed[1]}; "
                 "a label lies on the grid of the first image"
+            )
+        # A finer or padded label covers the image too, but names other pixels.
+        if source.shape != first.shape:
+            raise SceneError(
+                f"{path}: {source.height} x {source.width} pixels, and {image} has {first.height} x {first.width}; "
+                "a label lies on the grid of the first image: resample it, or restore both files"
             )
     return path

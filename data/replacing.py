@@ -20,8 +20,10 @@ def replacing(path: Path) -> Iterator[Path]:
         path: its folder is made where it is missing.
 
     Raises:
-        OutputError: the folder or the file cannot be written, or the body raises an OSError.
+        OutputError: `path` names no file, it or its folder cannot be written, or the body raises an OSError.
     """
+    if not path.name:
+        raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -199,10 +199,11 @@ def _listed(folder: DatasetFolder, split: Split, part: str) -> Sequence[str]:
     for entry in entries:
         path = folder.path / entry
         try:
-            lines = path.read_text(encoding="utf-8").split()
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise SceneError(f"{path}: the list of the {part} places cannot be read: {error}; restore it") from error
-        names += [Path(line).stem if Path(line).suffix.lower() in _SUFFIXES else Path(line).name for line in lines]
+        lines = [Path(line.strip()) for line in text.splitlines() if line.strip()]
+        names += [line.stem if line.suffix.lower() in _SUFFIXES else line.name for line in lines]
     return names
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rasterio.windows import Window
 
     from tuban.data.dataset import DatasetFolder
-    from tuban.data.layout import Item
+    from tuban.data.layout import Item, Role
     from tuban.data.matched import Pair
 
     Images = tuple[NDArray[np.float32], NDArray[np.float32] | None]
@@ -211,28 +211,33 @@ def _described(folder: DatasetFolder, item: Item, stack: ExitStack) -> tuple[Pat
     if any(len(item.files[name]) > 1 for name in paths):
         raise SceneError(f"{item.name}: one file per band is read without georeference; give `georeferenced: false`")
     place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tuban-")))
-    role = folder.layout.first
-    for name, path in paths.items():
-        with open_file(path) as source:
-            dtype, meaning = source.dtypes[0], list(source.colorinterp)
-            if len(meaning) < len(folder.bands):
-                raise SceneError(
-                    f"{path}: has {len(meaning)} bands, {len(folder.bands)} are described; correct `bands`"
-                )
-            rasterio.shutil.copy(source, place / f"{name}.vrt", driver="VRT")
-        # Four bands of 8 bits are often stored as if the fourth were transparency; what is described is a band.
-        meaning[: len(folder.bands)] = [ColorInterp.undefined] * len(folder.bands)
-        with rasterio.open(place / f"{name}.vrt", "r+") as view:
-            view.colorinterp = meaning
-    others = [f"other{i}" for i, kind in enumerate(meaning[len(folder.bands) :]) if kind != ColorInterp.alpha]
-    sidecar: dict[str, Any] = {"bands": [*folder.bands, *others], "scale": scale_of(role, dtype)}
-    if role.nodata is not None:
-        sidecar["nodata"] = role.nodata
     if folder.layout.dates:
         own |= _sidecar(folder.path / folder.layout.dates.format(**item.fields))
-    sidecar |= {key: own[key] for key in ("before", "after", "scale", "nodata") if key in own}
-    (place / "scene.json").write_text(json.dumps(sidecar), encoding="utf-8")
-    return place / "before.vrt", place / "after.vrt"
+    views = {}
+    for name, path in paths.items():
+        # A folder for each date: what is stored may differ in scale and nodata.
+        views[name] = place / name / f"{name}.vrt"
+        views[name].parent.mkdir()
+        facts = _view(path, views[name], folder.bands, folder.layout.role(name))
+        facts |= {key: own[key] for key in ("before", "after", "scale", "nodata") if key in own}
+        (views[name].parent / "scene.json").write_text(json.dumps(facts), encoding="utf-8")
+    return views["before"], views["after"]
+
+
+def _view(path: Path, view: Path, bands: Sequence[str], role: Role) -> dict[str, Any]:
+    """Make a view on an image whose described bands are bands, and return what its `scene.json` is to say."""
+    with open_file(path) as source:
+        dtype, meaning = source.dtypes[0], list(source.colorinterp)
+        if len(meaning) < len(bands):
+            raise SceneError(f"{path}: has {len(meaning)} bands, {len(bands)} are described; correct `bands`")
+        rasterio.shutil.copy(source, view, driver="VRT")
+    # Four bands of 8 bits are often stored as if the fourth were transparency; what is described is a band.
+    meaning[: len(bands)] = [ColorInterp.undefined] * len(bands)
+    with rasterio.open(view, "r+") as written:
+        written.colorinterp = meaning
+    others = [f"other{i}" for i, kind in enumerate(meaning[len(bands) :]) if kind != ColorInterp.alpha]
+    facts: dict[str, Any] = {"bands": [*bands, *others], "scale": scale_of(role, dtype)}
+    return facts if role.nodata is None else facts | {"nodata": role.nodata}
 
 
 def _sidecar(path: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tuban.errors import UsageError
+from tuban.inference.predict import NothingToSeeError
 from tuban.inference.reading import read_window
 from tuban.inference.windows import plan_windows
 
@@ -66,8 +68,13 @@ def measure_seams(
         rasters: which are compared; None: those of classes, whose values cannot differ by rounding alone.
 
     Raises:
-        UsageError: a halo is no multiple of the stride.
+        UsageError: a halo is no multiple of the stride, or exceeds the reach.
+        NothingToSeeError: no pixel is valid.
     """
+    if strange := [halo for halo in halos if halo % bundle.stride or not 0 <= halo <= bundle.reach]:
+        raise UsageError(
+            f"halos {strange} cannot be compared: use multiples of {bundle.stride} from 0 to {bundle.reach}"
+        )
     names = [spec.name for spec in product.specs if spec.colors] if rasters is None else list(rasters)
     tile = core + 2 * bundle.reach
     plan = plan_windows(source.height, source.width, tile=tile, halo=bundle.reach, stride=bundle.stride, oblong=False)
@@ -83,9 +90,11 @@ def measure_seams(
             made = _encoded(loaded, plan.halo, halo, backend, product)
             for name in names:
                 found[halo][name] += int(np.count_nonzero(made[name] != exact[name]))
+    if not pixels:
+        raise NothingToSeeError("no pixel is valid, so nothing can be compared; give imagery with valid pixels")
     side = np.sqrt(plan.core_height * plan.core_width)
     return [
-        Seam(halo, counts, pixels, max(counts.values()) / max(pixels, 1) * float(side) / (bundle.tile - 2 * halo))
+        Seam(halo, counts, pixels, max(counts.values()) / pixels * float(side) / (bundle.tile - 2 * halo))
         for halo, counts in found.items()
     ]
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from tuban.errors import ModelError, UsageError
-from tuban.models.bundle_spec import BundleSpec
+from tuban.models.bundle_spec import BundleSpec, first_fault
 
 __all__ = [
     "MLM_NAME", "ONNX_NAME", "SEARCH_VARIABLE", "SHA256_MULTIHASH", "WEIGHTS_NAME",
@@ -92,7 +92,7 @@ class Bundle(BundleSpec):
                 {**properties, "path": path, "onnx_sha256": onnx, "weights_sha256": hashes[WEIGHTS_NAME] or onnx}
             )
         except ValidationError as error:
-            raise ModelError(f"{path / MLM_NAME}: {_first(error)}; export the bundle again") from error
+            raise ModelError(f"{path / MLM_NAME}: {first_fault(error)}; export the bundle again") from error
 
     def misfit(self, bands: tuple[str, ...] | list[str], gsd_m: float) -> str:
         """Return what keeps a scene of these bands and ground sampling distance from this model, or ''."""
@@ -147,12 +147,6 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}); restore the bundle") from error
-
-
-def _first(error: ValidationError) -> str:
-    detail = error.errors()[0]
-    place = ".".join(str(part) for part in detail["loc"])
-    return f"{place}: {detail['msg']}" if place else str(detail["msg"])
 
 
 def installed() -> list[Bundle]:

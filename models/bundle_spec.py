@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from tuban.data.classes import classes as land_classes
+from tuban.errors import UsageError
 
 Positive = Annotated[int, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -85,3 +86,22 @@ class BundleSpec(BaseModel):
         if self.tile % self.stride or self.halo % self.stride or self.tile <= 2 * self.halo:
             raise ValueError("tile and halo must be multiples of stride, and tile larger than twice the halo")
         return self
+
+
+def declared(**values: Any) -> BundleSpec:
+    """Return what a card says and what was measured as a bundle's declaration.
+
+    Raises:
+        UsageError: a value is out of its range or does not fit the others.
+    """
+    try:
+        return BundleSpec(**values)
+    except ValidationError as error:
+        raise UsageError(f"the card of {values['name']!r}: {first_fault(error)}; correct the card") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return where a declaration is wrong first, and how."""
+    detail = error.errors()[0]
+    place, said = ".".join(str(part) for part in detail["loc"]), detail["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said

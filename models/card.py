@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from tuban.models.bundle import Bundle
 
 CARD_NAME = "MODEL_CARD.md"
+_RATES = ("f1", "precision", "recall", "auc")
+# What tuban's own cross-validations measure, each printed as a table of its own; anything else is printed as it stands.
+_OF_CHANGE = {
+    *_RATES, "f1_95", "average_precision", "ece", "places",
+    *(f"baseline_{name}" for name in (*_RATES, "f1_95", "average_precision")),
+}  # fmt: skip
+_OF_LANDCOVER = {"f1_by_class_index", "folds", "overall"}
 
 
 def model_card(bundle: Bundle) -> str:
@@ -28,7 +35,12 @@ def model_card(bundle: Bundle) -> str:
     )
     names = {value: entry.name for value, entry in classes().items()}
     return environment.get_template("model_card.md.j2").render(
-        bundle=bundle, names=names, rows=list(rows(bundle.metrics)), said=bundle.training
+        bundle=bundle,
+        names=names,
+        rows=list(rows(bundle.metrics)),
+        said=bundle.training,
+        of_change=bundle.metrics.keys() >= _OF_CHANGE,
+        of_landcover=bundle.metrics.keys() >= _OF_LANDCOVER,
     )
 
 

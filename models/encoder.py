@@ -18,7 +18,7 @@ def make_encoder(spec: NetworkSpec) -> Any:
     """Return the encoder of `spec` with random weights; `out_channels` are those of its features, the input's first.
 
     Raises:
-        UsageError: there is no such encoder, or it has no such depth.
+        UsageError: there is no such encoder, it has no such depth, or it takes images of one size only.
     """
     try:
         encoder = get_encoder(spec.encoder, in_channels=len(spec.bands), depth=spec.depth, weights=None)
@@ -39,11 +39,21 @@ def drop_unused(encoder: Any, bands: int, side: int) -> None:
         encoder: gives a list of features; left in its mode, its statistics untouched.
         bands: channels of its input.
         side: of the trial image, pixels.
+
+    Raises:
+        UsageError: the encoder takes images of one size only.
     """
     training = encoder.training
     encoder.eval()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        features = encoder(torch.rand(1, bands, side, side))[1:]
+        try:
+            features = encoder(torch.rand(1, bands, side, side))[1:]
+        except (AssertionError, RuntimeError, ValueError) as error:  # timm asserts the size it was made for
+            line = " ".join(str(error).split())[:300]
+            raise UsageError(
+                f"this encoder does not take images of {side} × {side} pixels ({line}); choose one that takes any "
+                "size, such as a convolutional one"
+            ) from error
         used = [p for p in encoder.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(
             sum(feature.sum() for feature in features), used, allow_unused=True, materialize_grads=False

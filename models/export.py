@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save
 
 from tuban.errors import ModelError, OutputError
-from tuban.models.bundle import MLM_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle, BundleSpec
+from tuban.models.bundle import MLM_NAME, ONNX_NAME, WEIGHTS_NAME, Bundle
+from tuban.models.bundle_spec import declared
 from tuban.models.card import CARD_NAME, model_card
 from tuban.models.deploy import deployed
 from tuban.models.ensemble import joined
@@ -107,6 +108,7 @@ def export_bundle(runs: Sequence[Path], out: Path, *, name: str, version: str, f
     Raises:
         ModelError: a run is incomplete, runs do not fit together, or the ONNX graph differs from torch.
         OutputError: the folder cannot be written.
+        UsageError: what the bundle would declare is out of range.
     """
     network = joined([read_run(run, facts.get("task")) for run in runs], facts.get("smooth", 0.0))
     spec = network.spec
@@ -119,7 +121,7 @@ def export_bundle(runs: Sequence[Path], out: Path, *, name: str, version: str, f
         difference = export_onnx(graph, scratch / ONNX_NAME, bands=len(spec.bands), stride=spec.stride)
         save_half(network, scratch / WEIGHTS_NAME)
         bundle = write_mlm(
-            BundleSpec(
+            declared(
                 name=name,
                 version=version,
                 task=spec.task,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tuban.models.import_card import GraphSpec, ImportCard, Step
 
 OPSET = 17
+_AXES_ARE_INPUT = 18
 _INNER = "inner/"
 _TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -39,7 +40,7 @@ def wrapped(model: onnx.ModelProto, card: ImportCard) -> onnx.ModelProto:
     graph = card.described
     takes = ("image",) if card.task == "landcover" else ("before", "after")
     fed = _inputs(inner, graph, takes)
-    builder = _Builder()
+    builder = _Builder(max(opset, OPSET))
     ready = [builder.prepared(name, card) for name in takes]
     if len(fed) == 1 and len(ready) == 2:
         ready = [builder.add("Concat", ready, axis=1)]
@@ -98,7 +99,8 @@ def _output(inner: onnx.ModelProto, graph: GraphSpec) -> str:
 class _Builder:
     """Collects nodes and constants under names of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._count = 0
@@ -161,7 +163,10 @@ class _Builder:
             merged = self.add("Div", [merged, self.add("Max", [total, self.constant(1e-6)])])
         self.add("Identity", [merged], "landcover")
         self.add("Cast", [self.add("ArgMax", [merged], axis=1, keepdims=0)], "landcover_class", to=TensorProto.UINT8)
-        self.add("ReduceMax", [merged], "landcover_confidence", axes=[1], keepdims=0)
+        # The axes of a maximum are an attribute up to opset 17 and an input since 18.
+        older = self.opset < _AXES_ARE_INPUT
+        axes, attributes = ([], {"axes": [1]}) if older else ([self.constant([1], np.int64)], {})
+        self.add("ReduceMax", [merged, *axes], "landcover_confidence", keepdims=0, **attributes)
         flat = ["n", "height", "width"]
         return [
             helper.make_tensor_value_info("landcover", TensorProto.FLOAT, ["n", len(kept), "height", "width"]),

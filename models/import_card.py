@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tuban.configs.shipped import named_text
 from tuban.errors import UsageError
+from tuban.models.bundle_spec import first_fault
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Step = dict[Literal["multiply", "divide", "add", "clip", "log", "sigmoid"], Finite | tuple[Finite, ...] | bool | None]
@@ -30,6 +31,13 @@ class GraphSpec(BaseModel):
     def _one_each(self) -> Self:
         if any(len(step) != 1 for step in self.steps):
             raise ValueError("each step is one of multiply, divide, add, clip, log and sigmoid")
+        for step in self.steps:
+            ((kind, value),) = step.items()
+            numbers = value if isinstance(value, tuple) else (value,)
+            if kind not in {"log", "sigmoid"} and not (numbers and all(type(number) is float for number in numbers)):
+                raise ValueError(f"{kind} needs a number, or several in brackets")
+            if kind == "clip" and isinstance(value, tuple) and len(value) != 2:
+                raise ValueError("clip needs the largest, or [smallest, largest]")
         return self
 
 
@@ -76,6 +84,15 @@ class ImportCard(BaseModel):
         required = self.bands if self.required_bands is None else self.required_bands
         return {**{name: getattr(self, name) for name in (*names, *more)}, "required_bands": required}
 
+    @field_validator("training")
+    @classmethod
+    def _listed(cls, training: dict[str, Any]) -> dict[str, Any]:
+        limits = training.get("limits", [])
+        limits = [limits] if isinstance(limits, str) else limits
+        if not isinstance(limits, list) or not all(isinstance(line, str) for line in limits):
+            raise ValueError("limits are a list of sentences")
+        return training | {"limits": limits} if limits else training
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if len(self.mean) != len(self.bands) or (self.std and len(self.std) != len(self.bands)):
@@ -97,9 +114,5 @@ def read_card(name: str) -> ImportCard:
     try:
         return ImportCard.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
-        said = (
-            f"{'.'.join(map(str, (d := error.errors()[0])['loc']))}: {d['msg']}"
-            if isinstance(error, ValidationError)
-            else " ".join(str(error).split())
-        )
+        said = first_fault(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
         raise UsageError(f"{name}: {said}; docs/models.md says what a card holds") from error

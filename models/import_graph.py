@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuban.errors import MissingExtraError, ModelError, UsageError
-from tuban.models.bundle import ONNX_NAME, Bundle, BundleSpec
+from tuban.models.bundle import ONNX_NAME, Bundle
+from tuban.models.bundle_spec import declared
 from tuban.models.card import CARD_NAME, model_card
 from tuban.models.mlm import write_mlm
 
@@ -68,6 +69,7 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
         MissingExtraError: onnx is not installed.
         ModelError: the graph is not what the card says.
         OutputError: the folder cannot be written.
+        UsageError: what the card says is out of range.
     """
     if importlib.util.find_spec("onnx") is None:
         raise MissingExtraError("importing a graph needs onnx; run: pip install 'tuban[train]'")
@@ -94,7 +96,7 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
         if not trial_graph(scratch / ONNX_NAME, card, len(classes)):
             training["limits"] = [*training.get("limits", []), _ONE]
         bundle = write_mlm(
-            BundleSpec(
+            declared(
                 **card.declared(),
                 classes=classes,
                 std=card.std or tuple(1.0 for _ in card.bands),
@@ -106,7 +108,8 @@ def from_graph(path: Path, out: Path, card: ImportCard) -> Bundle:
             scratch,
             architecture=str(card.training.get("network", "imported graph")),
             created=datetime.now(tz=UTC).replace(microsecond=0),
-            framework_version="onnx",
+            framework="ONNX",
+            framework_version=onnx.__version__,
         )
         (scratch / CARD_NAME).write_text(model_card(bundle), encoding="utf-8")
     return Bundle.load(out)
@@ -142,10 +145,10 @@ def trial_graph(path: Path, card: ImportCard, classes: int) -> bool:
 
 
 def _tried(session: Any, card: ImportCard, classes: int, size: tuple[int, int, int]) -> None:
-    """Run the graph on `size`: images, rows and columns in units of the stride, at least 32 pixels."""
+    """Run the graph on `size`: images, and rows and columns in cells of at least 32 pixels, multiples of the stride."""
     rng, wanted = np.random.default_rng(0), "landcover" if card.task == "landcover" else "change"
     mean = np.array(card.mean, np.float32).reshape(1, -1, 1, 1)
-    count, shape = size[0], tuple(cells * max(card.stride, 32) for cells in size[1:])
+    count, shape = size[0], tuple(cells * -(-32 // card.stride) * card.stride for cells in size[1:])
     feeds = {
         entry.name: (mean * rng.uniform(0.5, 1.5, (count, len(card.bands), *shape))).astype(np.float32)
         for entry in session.get_inputs()

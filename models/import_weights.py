@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tuban.models.bundle import Bundle
     from tuban.models.import_card import ImportCard
 
+# Imagery varies by several times this share of all light, so weights that are fed what was divided by less were not
+# trained on deviations from a mean but on plain numbers, and what a network of tuban's is fed is cut at six deviations.
+_LEAST_STD = 0.005
 # How segmentation-models-pytorch names the parts of a model of one image.
 _SMP_NAMES = {"decoder.": "landcover_decoder.", "segmentation_head.": "landcover_head."}
 
@@ -38,6 +41,11 @@ def from_weights(path: Path, out: Path, card: ImportCard) -> Bundle:
     if card.network is None or not card.std:
         raise UsageError(
             f"weights need `network` and `std` on the card of {card.name}; docs/models.md says what they hold"
+        )
+    if min(card.std) < _LEAST_STD:
+        raise UsageError(
+            f"std {min(card.std):g} on the card of {card.name}: these weights are fed plain numbers, and deviations "
+            "beyond 6 are cut here; import the network as an ONNX graph whose steps multiply them"
         )
     try:
         spec = NetworkSpec(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuban.errors import UsageError
+from tuban.errors import MissingExtraError, UsageError
 from tuban.models.bundle import ONNX_NAME
 from tuban.models.import_card import read_card
 
@@ -42,6 +43,8 @@ def import_model(source: Path, out: Path, *, card: str, python: Path | None = No
     if source.suffix == ".onnx" and source.is_file():
         return from_graph(source, out, told)
     if source.suffix in _WEIGHTS and source.is_file():
+        if missing := [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]:
+            raise MissingExtraError(f"importing weights needs {' and '.join(missing)}; run: pip install 'tuban[train]'")
         from tuban.models.import_weights import from_weights
 
         return from_weights(source, out, told)

@@ -31,6 +31,8 @@ LITE = "tu-tf_efficientnet_lite"
 CSMASK_ENCODER = "efficientnet-b4"
 # What the inputs of ukis-csmask's models are called, see its `model_*.json`.
 CSMASK_BANDS = ("B02", "B03", "B04", "B08", "B11", "B12")
+# What else than the encoder looks at the bands themselves: taken over only where these are the same.
+_ON_BANDS = {"stem.0.0.weight", "difference.0.weight", "difference.0.0.weight"}
 
 
 def initialise(network: Standardised, source: str | Path) -> int:
@@ -170,7 +172,7 @@ def _checkpoint(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 def _load(network: Standardised, state: Mapping[str, Tensor], had: Sequence[str], *, whole: bool) -> int:
     """Load the tensors of `state` that `network` has; those of the encoder must all be there."""
-    target = network.state_dict()
+    target, bands = network.state_dict(), network.spec.bands
     wanted = [name for name in target if name.startswith("encoder.") and not name.endswith("num_batches_tracked")]
     found = _named(state, wanted)
     if missing := [name for name in wanted if name not in found]:
@@ -178,21 +180,25 @@ def _load(network: Standardised, state: Mapping[str, Tensor], had: Sequence[str]
             f"the initial weights lack {len(missing)} of {len(wanted)} tensors of encoder {network.spec.encoder} "
             f"({', '.join(missing[:3])} …); give those of the same encoder"
         )
+    # As many bands need not be the same ones, nor in the same order. Where nothing says which they were, they fit.
+    first = next(name for name in wanted if target[name].ndim == 4)
+    others = tuple(had) != bands and found[first].ndim == 4 and found[first].shape[1] == len(had)
     if whole:
         # The statistics are those of the new training images, not of the earlier run's.
         found |= {
             name: state[name]
             for name, tensor in target.items()
-            if name in state and name not in {"mean", "std"} and state[name].shape == tensor.shape
+            if name in state
+            and name not in {"mean", "std"}
+            and state[name].shape == tensor.shape
+            and not (others and name in _ON_BANDS)
         }
     for name, value in found.items():
         there = target[name].shape
-        if value.shape == there:
-            target[name] = value
-        elif value.ndim == 4 and value.shape[1] == len(had) and there[1] == len(network.spec.bands):
-            target[name] = adapted(value, had, network.spec.bands)
-        else:
+        taken = adapted(value, had, bands) if others and name == first else value
+        if taken.shape != there:
             raise ModelError(f"initial {name} is {tuple(value.shape)}, the encoder's {tuple(there)}; give its own")
+        target[name] = taken
     network.load_state_dict(target)
     return len(found)
 

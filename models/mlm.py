@@ -37,6 +37,7 @@ def build_mlm(
     architecture: str,
     created: datetime,
     framework_version: str,
+    framework: str = "PyTorch",
     parameters: int | None = None,
     pretrained_source: str | None = None,
 ) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def build_mlm(
         folder: folder that already holds `model.onnx` (and `model.safetensors`).
         architecture: short description of the network, e.g. `siamese U-Net, EfficientNet-Lite0`.
         created: time-zone aware time of the export; the only thing that differs between two equal exports.
-        framework_version: version of torch the weights were made with.
+        framework_version: version of what the weights were made with.
+        framework: what that is.
         parameters: number of parameters.
         pretrained_source: where the initial weights came from.
 
@@ -66,7 +68,7 @@ def build_mlm(
         "mlm:name": spec.name,
         "mlm:architecture": architecture,
         "mlm:tasks": ["semantic-segmentation"],
-        "mlm:framework": "PyTorch",
+        "mlm:framework": framework,
         "mlm:framework_version": framework_version,
         "mlm:accelerator": "amd64",
         "mlm:accelerator_constrained": False,
@@ -98,13 +100,14 @@ def write_mlm(
     architecture: str,
     created: datetime,
     framework_version: str,
+    framework: str = "PyTorch",
     parameters: int | None = None,
     pretrained_source: str | None = None,
 ) -> Bundle:
     """Write `folder/mlm.json` and return the bundle as it will be loaded; arguments as for `build_mlm`.
 
     Raises:
-        ModelError: `model.onnx` is missing, or `created` has no time zone.
+        ModelError: `model.onnx` is missing, `created` has no time zone, or a number is not finite.
         OutputError: `mlm.json` cannot be written.
     """
     item = build_mlm(
@@ -113,10 +116,17 @@ def write_mlm(
         architecture=architecture,
         created=created,
         framework_version=framework_version,
+        framework=framework,
         parameters=parameters,
         pretrained_source=pretrained_source,
     )
-    write_text(folder / MLM_NAME, json.dumps(item, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(item, ensure_ascii=False, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ModelError(
+            f"{spec.name}: a number to declare is NaN or infinite; leave it away where it is not known"
+        ) from error
+    write_text(folder / MLM_NAME, text + "\n")
     return Bundle.load(folder)
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 import yaml
+from pyproj import CRS
 
 from tuban.data.classes import classes
+from tuban.postprocess.overlay import OverlayCounts, collect
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -31,14 +33,14 @@ def with_baseline(
 
     Args:
         changes: frames with `from_class`; each is read against the layer once.
-        plan: its layers of role `land_use_baseline` are asked; without one nothing is changed.
+        plan: its layers of role `land_use_baseline` are asked; without one that has codes nothing is changed.
         counts: `from_class_baseline` is set to how many changes got their class here, and `from_class_unknown` to how
             many did not. For run.json.
 
     Yields:
         The frames; `from_class` is the class under the largest part of a change, `ignore` where the layer has none.
     """
-    layers = plan.of(BASELINE) if plan is not None else ()
+    layers = tells_classes(plan)
     counts["from_class_baseline"] = 0
     for frame in changes:
         table = classes()
@@ -51,30 +53,32 @@ def with_baseline(
         yield frame.assign(from_class=names)
 
 
-def _largest(frame: gpd.GeoDataFrame, layers: Iterable[PlanLayer]) -> np.ndarray:
+def tells_classes(plan: Plan | None) -> tuple[PlanLayer, ...]:
+    """Return the baseline layers whose codes say what the land was; others have no codes, or codes unknown here."""
+    layers = plan.of(BASELINE) if plan is not None else ()
+    return tuple(layer for layer in layers if layer.class_field is not None and _codes(layer.class_system))
+
+
+def _largest(frame: gpd.GeoDataFrame, layers: tuple[PlanLayer, ...]) -> np.ndarray:
     """Return the unified class under most of each change, `(n,)`, 0 where unknown."""
-    size = max(classes()) + 1
-    areas = np.zeros((len(frame), size))
+    areas = np.zeros((len(frame), max(classes()) + 1))
     shapes = np.asarray(frame.geometry.values, dtype=object)
-    tree = shapely.STRtree(shapes)
-    for layer in layers:
-        codes = _codes(layer.class_system)
-        if not codes or layer.class_field is None:
-            continue
-        for batch in layer.batches(tuple(frame.total_bounds), frame.crs, columns=()):
-            zones = np.asarray(batch.geometry.values, dtype=object)
-            values = np.array([_value(code, codes) for code in batch["plan_class"]])
-            zone, change = tree.query(zones, predicate="intersects")
-            # Only which class has most of a change is asked, so areas in the plane of the images will do.
-            shared = shapely.area(shapely.intersection(zones[zone], shapes[change]))
-            np.add.at(areas, (change, values[zone]), shared)
+    pieces = collect(layers, shapes, CRS.from_user_input(frame.crs), OverlayCounts())
+    values = [_value(row["code"], _codes(row["system"])) for row in pieces.rows]
+    # Only which class has most of a change is asked, so areas in the plane of the images will do.
+    np.add.at(areas, (pieces.patch, np.array(values, dtype=int)), shapely.area(pieces.geometry))
     areas[:, 0] = 0
     best: np.ndarray = areas.argmax(axis=1)
     return best
 
 
 def _value(code: str, codes: dict[str, int]) -> int:
-    return next((codes[code[:end]] for end in range(len(code), 0, -1) if code[:end] in codes), 0)
+    """Return the class of a code, or of its longest beginning of two characters or more.
+
+    One character is a code and no group of codes: in MapBiomas 3 is forest and 35 oil palm.
+    """
+    beginnings = (code, *(code[:end] for end in range(len(code) - 1, 1, -1)))
+    return next((codes[known] for known in beginnings if known in codes), 0)
 
 
 @cache

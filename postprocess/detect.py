@@ -106,7 +106,7 @@ def detect(
             manifest.note_all("plan", unreached(zones, here))
         manifest.set("model", model_facts(bundle))
         manifest.note_all("pair", pair.notes)
-        manifest.note_all("model", (*misfits(bundle, pair), *told_by(bundle, zones)))
+        manifest.note_all("model", (*misfits(bundle, pair.radiometry_names, pair.before), *told_by(bundle, zones)))
         with manifest.timed("inference"):
             rasters = predict_change(
                 in_model_units(pair, bundle, manifest),

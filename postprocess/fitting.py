@@ -8,13 +8,14 @@ from tuban.data.classes import classes
 from tuban.errors import ModelError
 from tuban.inference.units import rescale
 from tuban.models.bundle import Bundle, choose, resolve
-from tuban.postprocess.baseline_class import BASELINE
+from tuban.postprocess.baseline_class import tells_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tuban.data.pair import Pair
     from tuban.data.plan import Plan
+    from tuban.data.scene import Scene
     from tuban.postprocess.manifest import Manifest
 
 
@@ -37,19 +38,29 @@ def model_for(pair: Pair, name: str | None) -> Bundle:
     return bundle
 
 
-def misfits(bundle: Bundle, pair: Pair) -> Iterator[str]:
-    """Yield what about the scenes is not as the model was trained."""
-    lacking = [band for band in bundle.bands if band not in pair.radiometry_names]
-    if lacking:
+def misfits(bundle: Bundle, names: Sequence[str], scene: Scene) -> Iterator[str]:
+    """Yield what about the images is not as the model was trained.
+
+    Args:
+        bundle: the model.
+        names: bands that the images have.
+        scene: the image, or the earlier of two; tells pixel size and units.
+    """
+    if lacking := [band for band in bundle.bands if band not in names]:
         yield (
             f"{bundle.name} was run without the bands {', '.join(lacking)}, which the images lack: less accurate, "
             "see its model card"
         )
     low, high = bundle.gsd_m
-    if not low <= pair.before.gsd_m <= high:
+    if not low <= scene.gsd_m <= high:
         yield (
-            f"pixels of {pair.before.gsd_m:.1f} m are outside the {low:g}–{high:g} m that {bundle.name} was made for: "
+            f"pixels of {scene.gsd_m:.1f} m are outside the {low:g}–{high:g} m that {bundle.name} was made for: "
             "its measurements do not cover the results"
+        )
+    if bundle.units == "byte" and scene.radiometry == "reflectance":
+        yield (
+            f"{bundle.name} was made for 8-bit colour and reads reflectance here, which is darker: its measurements "
+            "do not cover the results"
         )
 
 
@@ -74,8 +85,8 @@ def told_by(bundle: Bundle, plan: Plan | None) -> Iterator[str]:
         return
     before = (
         "the class before is that of the plan's baseline layer"
-        if plan and plan.of(BASELINE)
-        else ("what the land was before is unknown, for there is no plan with a baseline layer")
+        if tells_classes(plan)
+        else "what the land was before is unknown, for there is no plan with a baseline layer of known land-use codes"
     )
     after = "what it became is unknown, so no rule about a class can apply"
     if bundle.change_to_classes:

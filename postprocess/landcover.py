@@ -20,6 +20,7 @@ from tuban.inference.landcover import SceneReader, predict_landcover
 from tuban.inference.predict import JOURNAL
 from tuban.inference.settings import InferenceSettings
 from tuban.models.bundle import Bundle, choose, resolve
+from tuban.postprocess.fitting import misfits
 from tuban.postprocess.manifest import Manifest
 from tuban.postprocess.staging import staged
 from tuban.postprocess.vectorize import vectorize
@@ -82,7 +83,7 @@ def landcover(
         manifest.note_all("scene", scene.notes)
         if mask is None and settings.clouds.source == "auto":
             manifest.note("scene", "no cloud mask was found, so clouds and shadows are not masked")
-        manifest.note_all("model", _misfits(bundle, scene))
+        manifest.note_all("model", misfits(bundle, scene.names, scene))
         with manifest.timed("inference"):
             made = predict_landcover(
                 SceneReader(scene, mask),
@@ -133,19 +134,6 @@ def _bundle(model: str | None, scene: Scene) -> Bundle:
             f"{', '.join(scene.names)}); give an image with these bands, or another --model"
         )
     return bundle
-
-
-def _misfits(bundle: Bundle, scene: Scene) -> list[str]:
-    notes = []
-    if lacking := [band for band in bundle.bands if band not in scene.names]:
-        notes.append(f"{bundle.name} was run without the bands {', '.join(lacking)}: less accurate, see its model card")
-    low, high = bundle.gsd_m
-    if not low <= scene.gsd_m <= high:
-        notes.append(
-            f"pixels of {scene.gsd_m:.1f} m are outside the {low:g}–{high:g} m that {bundle.name} was made for: "
-            "its measurements do not cover the results"
-        )
-    return notes
 
 
 def _mask(scene: Scene, settings: LandcoverSettings, work: Path) -> CloudMask | None:

@@ -47,7 +47,7 @@ CAUSES = {
     "snow": ("雪", "snow", "#7fb3d5"),
     "defective": ("像元损坏", "defective pixels", "#9b59b6"),
     "unknown": ("原因不明", "hidden, cause unknown", "#6b7280"),
-    "no_data": ("无影像", "no image at both dates", "#111827"),
+    "no_data": ("无影像", "no image at one date or both", "#111827"),
     "unreadable": ("文件损坏", "image could not be read", "#b91c1c"),
 }
 """Why land was not judged: name in Chinese and English, and colour. The first seven as in configs/cloud_masks.yaml."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tuban
+from tuban.data.dataset import open_folder
 from tuban.data.place import Place
 from tuban.errors import OutputError
 
@@ -23,14 +24,28 @@ _ARRAYS = ("before", "after", "change", "landcover_before", "landcover_after", "
 _FACTS = ("name", "dataset", "group", "gsd_m", "footprint", "summary")
 
 
-def identity(root: Path, dataset: str | None, bands: Sequence[str], classes: Sequence[int]) -> str:
-    """Return a name for what reading a data set gives: of its files, bands, classes and this version of tuban."""
+def identity(root: Path, dataset: str | None, bands: Sequence[str], classes: Sequence[int], *, apart: Path) -> str:
+    """Return a name for what reading a data set gives: of its files and description, and this version of tuban.
+
+    Args:
+        root: the data set's folder.
+        dataset: its id or YAML file, whose content counts and not its name; by default recognised.
+        bands: as read.
+        classes: as read.
+        apart: folder whose files do not count: the cache itself, which may lie in `root`.
+
+    Raises:
+        SceneError: the folder is not recognised.
+        UsageError: `dataset` is unknown, or does not describe a data set.
+    """
+    described = open_folder(root, dataset).dataset.model_dump_json()
+    top, own = root.resolve(), apart.resolve()
     files = sorted(
-        (str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in root.rglob("*")
-        if path.is_file()
+        (str(path.relative_to(top)), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in top.rglob("*")
+        if not path.is_relative_to(own) and path.is_file()
     )
-    told = json.dumps([tuban.__version__, dataset, list(bands), list(classes), files])
+    told = json.dumps([tuban.__version__, described, list(bands), list(classes), files])
     return f"{root.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
 

@@ -39,21 +39,29 @@ def crossvalidate(settings: TrainSettings) -> dict[str, Any]:
         several or with `crossval.smooth`, also `ensemble`: `report` of the seeds taken as members of one network.
 
     Raises:
-        UsageError: a fold names an unknown place, or leaves nothing to train on.
+        UsageError: a fold names an unknown place or leaves nothing to train on, or `data.holdout` is given.
         OutputError: a file cannot be written.
     """
     from tuban.training.train import train
 
     plan = settings.crossval or CrossvalSettings()
-    loaded = load_by_name(settings.data, settings.data.places or known_groups(settings.data))
-    folds = {fold: _data(settings, fold, places) for fold, places in folds_of(settings, loaded).items()}
+    if settings.data.holdout:
+        raise UsageError(
+            f"data.holdout={','.join(settings.data.holdout)}: a cross-validation holds out its folds and would "
+            "train on these; leave data.holdout out and name the other places in data.places"
+        )
+    wanted = list(known_groups(settings.data) if settings.data.places is None else settings.data.places)
+    beside = [*settings.data.validation, *(name for names in plan.neighbours.values() for name in names)]
+    loaded = load_by_name(settings.data, [*wanted, *beside])
+    own = {name: loaded[name] for name in wanted if name in loaded}
+    folds = {fold: _data(settings, fold, places) for fold, places in folds_of(settings, own).items()}
     outs = {seed: settings.out / f"seed-{seed}" if len(plan.seeds) > 1 else settings.out for seed in plan.seeds}
     reports = {}
     for seed, out in outs.items():
         for fold, data in folds.items():
             one = settings.model_copy(update={"data": data, "out": out / fold, "seed": seed, "crossval": None})
             train(one, load_split(data, loaded))
-        reports[seed] = report(out)
+        reports[seed] = report(out, folds)
     result = reports[plan.seeds[0]]
     if len(reports) > 1:
         result |= spread(reports)
@@ -68,7 +76,9 @@ def _data(settings: TrainSettings, fold: str, places: tuple[str, ...]) -> DataSe
     """Return the data of a fold: without its places, and without the neighbours that are left out beside them."""
     plan = settings.crossval or CrossvalSettings()
     kept_out = (*places, *plan.neighbours.get(fold, ()))
-    trained_on = None if settings.data.places is None else tuple(set(settings.data.places) - set(kept_out))
+    named = settings.data.places
+    # In the order given: a run that goes on must have the settings, and draw from the places, of its first part.
+    trained_on = None if named is None else tuple(name for name in named if name not in kept_out)
     return settings.data.model_copy(update={"holdout": kept_out, "places": trained_on})
 
 

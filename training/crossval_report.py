@@ -18,7 +18,7 @@ from tuban.training.matching import overlaps
 from tuban.training.validation import BACKGROUND_QUANTILE, relative
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SIZES = ((1, 4), (4, 10), (10, 20), (20, 50), (50, math.inf))
 
 
-def report(folder: Path) -> dict[str, Any]:
+def report(folder: Path, planned: Collection[str] | None = None) -> dict[str, Any]:
     """Measure the held-out predictions under `folder` and write `crossval.json`.
 
     The threshold that a fold is measured at is the one that is best on the other folds, so no place helps to
@@ -35,18 +35,20 @@ def report(folder: Path) -> dict[str, Any]:
 
     Args:
         folder: one folder for each fold, as `tuban train` leaves it.
+        planned: names of the folds; others there are of another cross-validation and do not count. All by default.
 
     Raises:
         UsageError: there are fewer than two complete folds, or a place has no prediction.
         OutputError: the record cannot be written.
     """
-    folds = stored_folds(folder)
+    records = _records(folder, planned)
+    folds = stored_folds(folder, planned)
     result: dict[str, Any] = {"folds": {fold: list(places) for fold, places in folds.items()}}
     if _predict_change(folder, folds):
         result |= _change_report(folder, folds)
     result |= {
         "landcover_agreement": _landcover(folder, folds),
-        "seconds": {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(folder.glob("*/train.json"))},
+        "seconds": {p.parent.name: json.loads(p.read_text(encoding="utf-8"))["seconds"] for p in records},
     }
     write_json(folder / "crossval.json", result)
     return result
@@ -61,14 +63,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def stored_folds(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Return the places that each fold of a finished cross-validation predicted and that have labels.
+def _records(folder: Path, planned: Collection[str] | None) -> list[Path]:
+    return [path for path in sorted(folder.glob("*/train.json")) if planned is None or path.parent.name in planned]
+
+
+def stored_folds(folder: Path, planned: Collection[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """Return the places that each fold of a cross-validation in `folder` predicted and that have labels.
+
+    Args:
+        folder: as for `report`.
+        planned: the same.
 
     Raises:
         UsageError: there are fewer than two complete folds, or a place has no prediction.
     """
     folds: dict[str, tuple[str, ...]] = {}
-    for record in sorted(folder.glob("*/train.json")):
+    for record in _records(folder, planned):
         held_out = json.loads(record.read_text(encoding="utf-8")).get("holdout")
         names = sorted(path.stem for path in record.parent.glob("*.npz")) if held_out is None else held_out
         for name in names:

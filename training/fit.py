@@ -127,7 +127,7 @@ def fit(settings: TrainSettings, split: Split, callbacks: Sequence[L.Callback] =
         gradient_clip_val=settings.optim.clip or None,
         accumulate_grad_batches=settings.optim.accumulate,
         deterministic=settings.deterministic,
-        sync_batchnorm=settings.devices > 1 and settings.accelerator != "cpu",
+        sync_batchnorm=synchronised(settings),
         callbacks=[clock, Report(settings), *_checkpoints(settings, validated=bool(split.validation)), *callbacks],
         logger=loggers,
         log_every_n_steps=min(20, settings.optim.steps),
@@ -185,6 +185,12 @@ def strategy(settings: TrainSettings) -> str:
     # Started by torchrun, the processes are there already; otherwise they are started here.
     started = "TORCHELASTIC_RUN_ID" in os.environ
     return "ddp_find_unused_parameters_true" if started else "ddp_spawn_find_unused_parameters_true"
+
+
+def synchronised(settings: TrainSettings) -> bool:
+    """Return whether processes share the statistics of normalisation layers, which torch can do on GPUs alone."""
+    # `auto` is the CPU where there is no GPU, and the layers would refuse their first batch there.
+    return settings.devices > 1 and settings.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def _checkpoints(settings: TrainSettings, *, validated: bool) -> list[L.Callback]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tuban.data.leakage import check_leakage
 from tuban.data.places import load_places, place_names
 from tuban.data.splits import place_groups
-from tuban.errors import UsageError
+from tuban.errors import SceneError, UsageError
 from tuban.training.cache import cached_places, identity
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def known_groups(settings: DataSettings) -> dict[str, str]:
     groups: dict[str, str] = {}
     for source in sources(settings):
         found = place_groups(source.root, source.dataset)
+        if not found:
+            raise SceneError(f"{source.root}: no place here; `tuban data verify {source.root}` says what is expected")
         if twice := sorted(set(found) & set(groups)):
             raise UsageError(
                 f"{source.root}: {', '.join(twice[:5])} is also a place of another data set; rename its folder"
@@ -111,8 +113,8 @@ def load_split(settings: DataSettings, loaded: Mapping[str, list[Place]] | None 
     if both := sorted({*settings.validation} & {*settings.holdout}):
         raise UsageError(f"{', '.join(both)} is in data.validation and in data.holdout; put it in one")
     near = {groups[name] for name in kept_out}
-    wanted = [name for name in settings.places or groups if name not in kept_out]
-    left_out = [] if settings.places else [name for name in wanted if groups[name] in near]
+    wanted = [name for name in (groups if settings.places is None else settings.places) if name not in kept_out]
+    left_out = [] if settings.places is not None else [name for name in wanted if groups[name] in near]
     names = [name for name in wanted if name not in set(left_out)]
     if left_out:
         _log.info("not trained on, since they belong to places kept out: %s", ", ".join(left_out))
@@ -155,5 +157,5 @@ def _read(source: DataSettings | SourceSettings, settings: DataSettings, names: 
     if settings.cache is None:
         yield from read(names)
         return
-    key = identity(source.root, source.dataset, settings.bands, settings.classes)
+    key = identity(source.root, source.dataset, settings.bands, settings.classes, apart=settings.cache)
     yield from cached_places(settings.cache / key, names, read)

@@ -45,6 +45,30 @@ def statistics(places: Sequence[Place], bands: Sequence[str]) -> tuple[tuple[flo
     return tuple(round(float(v), 6) for v in mean), tuple(max(round(float(v), 6), 1e-6) for v in std)
 
 
+def require_labels(places: Sequence[Place], task: str) -> None:
+    """Check that there is something to learn: change, or single images with land cover that can be made into pairs.
+
+    Args:
+        places: to train on.
+        task: `change` or `landcover`.
+
+    Raises:
+        UsageError: no place has a label that teaches the task.
+    """
+    single = task == "landcover"
+    for place in places:
+        dates = [place.landcover_before, *([place.landcover_after] if place.after is not None else [])]
+        if (not single and place.labelled) or (
+            (single or place.after is None) and any((cover != IGNORE).any() for cover in dates)
+        ):
+            return
+    what = "land cover of data.classes" if single else "change"
+    raise UsageError(
+        f"no training place has a label of {what}, so nothing can be learnt; `tuban data stats` tells what is "
+        "labelled, and dataset.yaml which file is the label"
+    )
+
+
 def positive_weight(places: Sequence[Place]) -> float:
     """Return how many unchanged pixels are labelled for each changed one.
 

@@ -23,6 +23,7 @@ from tuban.training.loggers import flattened
 from tuban.training.panels import panel, save_panel
 from tuban.training.places import load_split
 from tuban.training.predictions import save_prediction
+from tuban.training.statistics import require_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,8 @@ def train(settings: TrainSettings, split: Split | None = None, callbacks: Sequen
         The summary that is also `train.json`: settings, places, seconds, where everything lies.
 
     Raises:
-        UsageError: a place is unknown, the split leaks, or the folder holds a run with other settings.
+        UsageError: a place is unknown, the split leaks, no training place has labels, or the folder holds a run with
+            other settings.
         OutputError: the folder cannot be written.
     """
     if settings.fast_dev:
@@ -63,6 +65,7 @@ def train(settings: TrainSettings, split: Split | None = None, callbacks: Sequen
     if (complete := _prepare(settings)) is not None:
         return complete
     split = load_split(settings.data) if split is None else split
+    require_labels(split.training, settings.task)
     fitted = fit(settings, split, callbacks)
     summary = _summary(settings, split, fitted)
     if settings.task == "change" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]

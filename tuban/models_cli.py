@@ -9,7 +9,7 @@ import typer
 
 from tuban.console import show
 from tuban.errors import UsageError
-from tuban.options import Json
+from tuban.options import Json, require_train
 
 if TYPE_CHECKING:
     from tuban.models.bundle import Bundle
@@ -66,6 +66,7 @@ def models_export(
     as_json: Json = False,
 ) -> None:
     """Make a bundle from a training run, or a smaller form of a bundle: checked, measured, with its card."""
+    require_train("an export", "torch", "onnx", "safetensors")
     if variant is None:
         if card is None or imagery is not None:
             raise UsageError("a run is exported with --card NAME (and --crossval); --imagery belongs to --variant")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from tuban.errors import PartialError, UsageError
+from tuban.errors import MissingExtraError, PartialError, UsageError
 
 if TYPE_CHECKING:
     from tuban.postprocess.settings import DetectSettings
@@ -55,6 +56,16 @@ def inference_overrides(backend: str | None, *, keep_going: bool) -> list[str]:
     """Return the overrides that the options of inference stand for."""
     chosen = [f"inference.backend={backend}"] if backend else []
     return [*chosen, "inference.keep_going=true"] if keep_going else chosen
+
+
+def require_train(doing: str, *modules: str) -> None:
+    """Refuse what needs modules of the extra `train` where one is not installed.
+
+    Raises:
+        MissingExtraError: a module is missing; all that are missing are named.
+    """
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise MissingExtraError(f"{doing} needs {' and '.join(missing)}; run: pip install 'tuban[train]'")
 
 
 def require_whole(record: dict[str, Any]) -> None:

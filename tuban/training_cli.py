@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tuban.console import progress_bar, show
-from tuban.errors import MissingExtraError
-from tuban.options import Json, Out
+from tuban.options import Json, Out, require_train
 
 training_app = typer.Typer()
 
@@ -20,8 +18,7 @@ training_app = typer.Typer()
 )
 def train(context: typer.Context) -> None:
     """Train a model: a Hydra app (experiment=NAME key=value …, --multirun, --help)."""
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("lightning") is None:
-        raise MissingExtraError("training needs torch and lightning; run: pip install 'tuban[train]'")
+    require_train("training", "torch", "lightning")
     from tuban.training.app import launch
 
     launch(context.args)
@@ -48,6 +45,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Pixel and object accuracy of a bundle on labelled places, with intervals and a report."""
+    require_train("an evaluation", "torch")
     from tuban.models.bundle import resolve
     from tuban.training.evaluate import evaluate as work
     from tuban.training.evaluate import lines

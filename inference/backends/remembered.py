@@ -7,6 +7,7 @@ choice rests; a file that cannot be read, or that belongs to another key, is pas
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -47,13 +48,17 @@ def trial_key(bundle: Bundle, wanted: Sequence[str], *, tile: int, threads: int,
         "threads": threads,
         "device": device,
         "processor": processor(),
+        "accelerators": accelerators(),
         "runtimes": {name: _version(name) for name in _RUNTIMES},
     }
 
 
 def recall(key: Mapping[str, Any], today: dt.date) -> tuple[TrialResult | None, str]:
     """Return the trial remembered for a key, or None and, where a file was there and was not used, why."""
-    path = _path(key)
+    try:
+        path = _path(key)
+    except OSError:
+        return None, ""  # `remember` will say it
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         day = dt.date.fromisoformat(entry["date"])
@@ -72,7 +77,10 @@ def recall(key: Mapping[str, Any], today: dt.date) -> tuple[TrialResult | None, 
 
 def remember(key: Mapping[str, Any], result: TrialResult, today: dt.date) -> str:
     """Keep a trial for later runs; return why it could not be kept, or ''."""
-    path = _path(key)
+    try:
+        path = _path(key)
+    except OSError as error:
+        return f"the trial could not be remembered: {error.strerror}; name a folder with TUBAN_CACHE"
     text = json.dumps({"date": today.isoformat(), "key": key, "result": result.details()}, indent=1, sort_keys=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,13 +107,31 @@ def processor() -> str:
     return f"{name} {hashlib.sha256(' '.join(sorted(flags.split())).encode()).hexdigest()[:8]}"
 
 
+def accelerators() -> list[str]:
+    """Return the graphics cards that this process may use, as far as the system tells them.
+
+    A container started without them has the same processor, packages and, often, the same home folder.
+    """
+    nodes = sorted(str(node) for node in Path("/dev").glob("nvidia[0-9]*"))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return nodes if named is None else [*nodes, f"CUDA_VISIBLE_DEVICES={named}"]
+
+
 def folder() -> Path:
-    """Return where trials are kept: in `TUBAN_CACHE`, else where the system keeps a user's caches."""
+    """Return where trials are kept: in `TUBAN_CACHE`, else where the system keeps a user's caches.
+
+    Raises:
+        OSError: the user has no home folder, as in some containers.
+    """
     named = os.environ.get("TUBAN_CACHE")
     if named:
         return Path(named) / "trials"
-    users = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(users) / "tuban" / "trials"
+    users = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    try:
+        caches = Path(users) if users else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, "the user has no home folder") from error
+    return caches / "tuban" / "trials"
 
 
 def _path(key: Mapping[str, Any]) -> Path:

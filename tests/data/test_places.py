@@ -133,6 +133,34 @@ def test_two_files_of_one_role_are_refused(pairs):
         place_names(pairs)
 
 
+@pytest.mark.parametrize("shape", [(80, 120), (41, 60)])
+def test_a_label_larger_than_its_image_names_other_pixels_and_is_refused(pairs, shape):
+    png(pairs / "label" / "2.png", np.zeros(shape, np.uint8))
+    with pytest.raises(SceneError, match=rf"2\.png: {shape[0]} x {shape[1]} pixels, and .*2\.bmp has 40 x 60"):
+        read(pairs, names=["2"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("fields: {item: '(['}", r"dataset\.yaml: .*item: '\(\[' is no regular expression"),
+        ("group: '(['", r"group: '\(\[' is no regular expression"),
+        ("name: '{itme}'", r"'\{itme\}' names what no path has .*use \{item\}"),
+        ("dates: '{x}/scene.json'", r"names what no path has"),
+        ("name: '{item'", r"names what no path has"),
+    ],
+)
+def test_an_expression_that_cannot_be_used_is_refused_where_it_stands(pairs, line, message):
+    (pairs / "dataset.yaml").write_text(PAIRS + line, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        place_names(pairs)
+
+
+def test_a_group_that_took_no_part_in_the_match_is_the_whole_match(pairs):
+    (pairs / "dataset.yaml").write_text(PAIRS + "group: '^(z)?2'", encoding="utf-8")
+    assert place_groups(pairs)["2"] == "2"
+
+
 SCENES = """
 id: scenes
 bands: [B02, B03, B04, B08]
@@ -215,6 +243,24 @@ def test_a_georeferenced_pair_is_matched_and_its_label_cut_to_the_overlap(tmp_pa
     assert place.change[:4, 0].tolist() == [0, 1, 0, 1]  # row 16 of the label is its first
     assert place.summary["before"]["path"].endswith("a_1.tif")
     assert place.summary["radiometry"]["action"] == "normalised"
+
+
+def test_each_date_of_a_georeferenced_pair_has_its_own_scale_and_nodata(tmp_path):
+    """BEFORE in 8 bits, AFTER in 16: what one says of itself is not said of the other."""
+    truth = georeferenced(tmp_path)
+    with rasterio.open(tmp_path / "a_2.tif") as source:
+        after = source.read().astype(np.uint16) * 40
+    after[:, 20:24] = 65535
+    tif(tmp_path / "a_2.tif", after, transform=UTM @ Affine.translation(8, 16))
+    described = PAIR.replace('"{item}_2.tif"', '"{item}_2.tif", nodata: 65535')
+    (tmp_path / "dataset.yaml").write_text(described, encoding="utf-8")
+    (place,) = read(tmp_path, bands=("B08", "B04"))
+    assert "refused" not in place.summary
+    seen = np.isfinite(place.before[0])
+    assert not seen[20:24].any()
+    assert seen[:19].all()
+    np.testing.assert_allclose(place.before[:, :19], truth[[3, 0], 16:35, 8:128], atol=1e-6)
+    np.testing.assert_allclose(place.after[:, :19], truth[[3, 0], 16:35, 8:128], atol=0.02)
 
 
 def test_a_pair_that_inference_would_refuse_is_read_as_published_and_says_so(tmp_path, caplog):

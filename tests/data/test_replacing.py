@@ -1,5 +1,7 @@
 """Files that take their name once they are complete."""
 
+from pathlib import Path
+
 import pytest
 
 from tuban.data.replacing import replacing
@@ -34,6 +36,12 @@ def test_after_an_error_the_earlier_file_stands_alone(tmp_path, raised, told):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
     if told is OutputError:
         assert f"cannot write {path}: No space left on device; free space" in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_a_folder_instead_of_a_file_is_refused(folder):
+    with pytest.raises(OutputError, match="give the name of a file"), replacing(Path(folder)):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

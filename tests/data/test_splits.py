@@ -82,6 +82,16 @@ def test_a_split_by_lists_takes_paths_and_suffixes(own):
         authors_split(own)
 
 
+def test_a_list_from_a_text_editor_of_names_with_spaces(own):
+    """One name a line, whatever is in it; the mark that some editors put at the head of a file is no part of one."""
+    for folder in ("image", "label"):
+        (own / folder / "地块 7.png").touch()
+    describe(own, "{by: file, train: [train.txt], test: [test.txt]}")
+    (own / "train.txt").write_text("x_1.png\r\n\r\n地块 7.png\r\n", encoding="utf-8-sig", newline="")
+    (own / "test.txt").write_text("y_1", encoding="utf-8")
+    assert authors_split(own) == {"train": ["x_1", "地块 7"], "validation": [], "test": ["y_1"]}
+
+
 def test_a_field_that_no_path_has_is_refused(own):
     describe(own, "{by: split, train: [train]}")
     with pytest.raises(UsageError, match=r"split by 'split': use name, file or a field of the paths: item"):

@@ -159,6 +159,13 @@ def test_an_export_without_time_zone_or_graph_is_refused(tmp_path):
         build_mlm(spec(), tmp_path, **FACTS | {"created": datetime(2026, 1, 2)})  # noqa: DTZ001
 
 
+def test_a_measurement_that_is_no_number_is_refused(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"a graph")
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        write_mlm(spec(metrics={"auc": float("nan")}), tmp_path, **FACTS)
+    assert not (tmp_path / "mlm.json").exists()
+
+
 def test_installed_finds_bundles_and_folders_of_bundles(zoo, monkeypatch):
     make(zoo / "b", name="b")
     make(zoo / "a", name="a")

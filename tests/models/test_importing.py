@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +37,9 @@ CHANGE = {
 }  # fmt: skip
 
 
-def pixelwise(inputs: list[str], channels: int, weights: np.ndarray, *, nhwc: bool = False, side: object = None):
+def pixelwise(
+    inputs: list[str], channels: int, weights: np.ndarray, *, nhwc: bool = False, side: object = None, opset: int = 13
+):
     """A graph that weighs the channels of its (concatenated) inputs pixel by pixel."""
     places = ["n", side or "h", side or "w", channels] if nhwc else ["n", channels, side or "h", side or "w"]
     nodes = [helper.make_node("Concat", inputs, ["x"], axis=3 if nhwc else 1)]
@@ -52,7 +56,7 @@ def pixelwise(inputs: list[str], channels: int, weights: np.ndarray, *, nhwc: bo
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
         [numpy_helper.from_array(weights.astype(np.float32), "w")],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def card(path, **changes):
@@ -88,6 +92,33 @@ def test_dynamic_world_is_normalised_merged_and_classified_as_its_notebook_does(
     np.testing.assert_allclose(confidence, cover.max(1), atol=1e-6)
     assert np.array_equal(best, cover.argmax(1))
     assert "Apache-2.0" in (bundle.path / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("opset", [17, 18, 21])
+def test_a_land_cover_graph_of_any_opset_is_taken(tmp_path, opset):
+    """PyTorch writes 18 and later by default."""
+    onnx.save(pixelwise(["x0"], 9, np.eye(9), nhwc=True, opset=opset), str(tmp_path / "m.onnx"))
+    bundle = import_model(tmp_path / "m.onnx", tmp_path / "out", card="dynamicworld")
+    image = np.random.default_rng(3).uniform(0.01, 0.6, (1, 9, 32, 32)).astype(np.float32)
+    cover, confidence = run(bundle, ["landcover", "landcover_confidence"], image=image)
+    np.testing.assert_array_equal(confidence, cover.max(1))
+
+
+def test_a_graph_is_tried_at_multiples_of_its_stride(tmp_path):
+    """As a vision transformer of patches of 14: any other side comes out smaller than it went in."""
+    model = pixelwise(["x0"], 9, np.eye(9))
+    cells = {"kernel_shape": [14, 14], "strides": [14, 14]}
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 14, 14], np.float32), "fourteen"))
+    model.graph.node.append(helper.make_node("AveragePool", ["y"], ["patches"], **cells))
+    model.graph.node.append(helper.make_node("Resize", ["patches", "", "fourteen"], ["raised"], mode="nearest"))
+    model.graph.output[0].name = "raised"
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    said = card(
+        tmp_path / "c.yaml", task="landcover", bands=[f"B0{i}" for i in range(1, 9)] + ["B11"], mean=[0.2] * 9,
+        classes=[1, 4, 5, 6, 7, 9, 12, 17, 18], change_to_classes=[], stride=14, halo=14,
+        graph={"activation": "softmax"},
+    )  # fmt: skip
+    assert import_model(tmp_path / "m.onnx", tmp_path / "out", card=said).stride == 14
 
 
 def test_a_graph_of_one_image_at_a_time_is_taken_and_says_so(tmp_path):
@@ -181,11 +212,46 @@ def test_a_graph_that_is_none_is_refused(tmp_path):
         ({"graph": {"steps": [{"square": 2}]}}, "steps"),
         ({"colour": 1}, "colour"),
         ({"task": "landcover"}, "needs classes"),
+        ({"graph": {"steps": [{"clip": [1.0]}]}}, "clip needs the largest"),
+        ({"graph": {"steps": [{"clip": None}]}}, "clip needs a number"),
+        ({"training": {"limits": 3}}, "limits are a list"),
     ],
 )
 def test_a_wrong_card_is_refused(tmp_path, changes, said):
     with pytest.raises(UsageError, match=said):
         read_card(card(tmp_path / "c.yaml", **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "My Model"}, "'My Model': name"),
+        ({"change_to_classes": [99]}, r"classes \[99\] are not unified classes"),
+        ({"gsd_m": [0, 1.0]}, "gsd_m.0"),
+        ({"training": {"trained": dt.date(2024, 1, 1)}}, "training.trained"),
+    ],
+)
+def test_a_card_that_no_bundle_could_declare_is_refused_in_a_line(tmp_path, changes, said):
+    onnx.save(pixelwise(["old", "new"], 2, np.array([[0, 9.0]] * 4)), str(tmp_path / "m.onnx"))
+    graph = {"activation": "softmax", "channel": 1}
+    with pytest.raises(UsageError, match=f"{said}.*correct the card"):
+        import_model(tmp_path / "m.onnx", tmp_path / "out", card=card(tmp_path / "c.yaml", graph=graph, **changes))
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_a_card_may_hold_any_measurement_and_one_limit(tmp_path):
+    """Some are called as tuban's own are, whose tables need all of them."""
+    onnx.save(pixelwise(["old", "new"], 2, np.array([[0, 9.0]] * 4)), str(tmp_path / "m.onnx"))
+    said = card(
+        tmp_path / "c.yaml", graph={"activation": "softmax", "channel": 1}, training={"limits": "Towns only."},
+        metrics={"f1": 0.61, "baseline_f1": 0.5, "f1_by_class_index": {"0": 0.7}},
+    )  # fmt: skip
+    bundle = import_model(tmp_path / "m.onnx", tmp_path / "out", card=said)
+    text = (bundle.path / "MODEL_CARD.md").read_text()
+    assert "| baseline f1 | 0.5 |" in text
+    assert "\n- Towns only.\n" in text
+    framework = json.loads((bundle.path / "mlm.json").read_text())["properties"]["mlm:framework"]
+    assert framework == "ONNX"
 
 
 WEIGHTS = {
@@ -217,6 +283,14 @@ def test_a_plain_unet_of_smp_gives_the_same_as_a_bundle(tmp_path, unet, kind):
     with torch.inference_mode():
         expected = unet((torch.from_numpy(image) - 0.4) / 0.2).softmax(1)
     np.testing.assert_allclose(cover, expected, atol=2e-3)  # weights are stored in half precision
+
+
+def test_weights_that_are_fed_plain_numbers_are_refused(tmp_path, unet):
+    """0 to 255, say: all of it would be cut at six deviations, and the map would be of one class."""
+    save_file(unet.state_dict(), str(tmp_path / "w.safetensors"))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(WEIGHTS | {"mean": [0.0] * 3, "std": [1 / 255] * 3}))
+    with pytest.raises(UsageError, match="ONNX graph whose steps"):
+        import_model(tmp_path / "w.safetensors", tmp_path / "out", card=str(tmp_path / "c.yaml"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path, unet):

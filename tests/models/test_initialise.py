@@ -37,6 +37,28 @@ def test_an_earlier_run_gives_all_that_fits_and_its_bands_are_known(tmp_path):
     torch.testing.assert_close(here["mean"].flatten(), torch.tensor(SPEC.mean))
 
 
+def test_as_many_bands_in_another_order_are_not_taken_for_the_same(tmp_path):
+    torch.manual_seed(0)
+    earlier = build(SPEC)
+    save_file(earlier.state_dict(), str(tmp_path / "weights.safetensors"))
+    (tmp_path / "spec.json").write_text(json.dumps(dataclasses.asdict(SPEC)))
+    network = build(dataclasses.replace(SPEC, bands=RGB[::-1]), initialise=tmp_path / "weights.safetensors")
+    here, there = network.state_dict(), earlier.state_dict()
+    torch.testing.assert_close(here["encoder.conv1.weight"], there["encoder.conv1.weight"].flip(1))
+    for name in ("stem.0.0.weight", "difference.0.weight"):
+        assert not torch.equal(here[name], there[name])
+    assert torch.equal(here["stem.1.0.weight"], there["stem.1.0.weight"])
+
+
+def test_the_weights_of_a_bundle_start_a_network_of_its_bands(tmp_path):
+    """No `spec.json` stands beside them; four bands are not red, green and blue."""
+    spec = dataclasses.replace(SPEC, bands=(*RGB, "B08"), mean=(0.1,) * 4, std=(0.1,) * 4)
+    earlier = build(spec).state_dict()
+    save_file(earlier, str(tmp_path / "model.safetensors"))
+    here = build(spec, initialise=tmp_path / "model.safetensors").state_dict()
+    assert all(torch.equal(here[name], value) for name, value in earlier.items())
+
+
 def test_the_weights_of_an_encoder_alone(tmp_path):
     encoder = build(SPEC).encoder
     save_file(encoder.state_dict(), str(tmp_path / "encoder.safetensors"))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tuban.errors import UsageError
+from tuban.models import encoder
 from tuban.models.initialise import lite_weights
 from tuban.models.network import ChangeNet, NetworkSpec, build
 from tuban.models.reach import receptive_reach
@@ -84,6 +85,21 @@ def test_a_spec_goes_through_json():
 def test_a_spec_that_does_not_fit_together_is_refused(wrong, said):
     with pytest.raises(UsageError, match=said):
         spec(**wrong)
+
+
+def test_an_encoder_of_one_size_of_image_is_refused(monkeypatch):
+    """Swin and its like assert it; that none of them is built here spares seconds."""
+
+    class OneSize(torch.nn.Conv2d):
+        out_channels = (4, 8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[-1] == 224, f"Input width ({x.shape[-1]}) doesn't match model (224)."
+            return x
+
+    monkeypatch.setattr(encoder, "get_encoder", lambda *_, **__: OneSize(4, 8, 3))
+    with pytest.raises(UsageError, match=r"doesn't match model \(224\).*takes any size"):
+        build(spec(depth=2, width=(8, 8)))
 
 
 def test_swapping_the_dates_swaps_the_land_cover(network):

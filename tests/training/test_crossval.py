@@ -154,6 +154,36 @@ def test_a_crossvalidation_goes_on_where_it_stopped(root, tmp_path):
     assert any("2 members as one network, smoothed by 1 px" in line for line in told(summary))
 
 
+def test_folds_of_an_earlier_plan_do_not_count(tmp_path):
+    write(tmp_path, useful=True)
+    measured = report(tmp_path, ["paris", "dry"])
+    assert set(measured["folds"]) == set(measured["seconds"]) == {"paris", "dry"}
+    assert set(measured["network"]["places"]) == {"paris", "bercy", "abudhabi"}
+
+
+def test_places_that_are_named_keep_their_order_and_their_neighbours_are_found(root, tmp_path, monkeypatch):
+    """A run that goes on compares its settings with those of its first part, so their order may not be a set's."""
+    seen = []
+    monkeypatch.setattr("tuban.training.train.train", lambda settings, split: seen.append((settings, split)))
+    monkeypatch.setattr("tuban.training.crossval.report", lambda *_: {})
+    plan = {"folds": {"a": ["one"], "b": ["two"]}, "neighbours": {"a": ["three"]}}
+    settings = config(root, tmp_path, plan)
+    settings["data"]["places"] = ["two", "four", "one"]
+    run(settings)
+    assert [one.data.places for one, _ in seen] == [("two", "four"), ("four", "one")]
+    assert [place.name for place in seen[0][1].holdout] == ["one", "three"]
+    settings["data"] |= {"places": ["two", "one"], "validation": ["four"]}
+    run(settings)
+    assert [place.name for place in seen[2][1].validation] == ["four"]
+
+
+def test_a_holdout_is_never_trained_on_by_a_crossvalidation(root, tmp_path):
+    settings = config(root, tmp_path, {"folds": {"a": ["one"], "b": ["two"]}})
+    settings["data"]["holdout"] = ["four"]
+    with pytest.raises(UsageError, match=r"data\.holdout=four: .*name the other places in data\.places"):
+        run(settings)
+
+
 def test_an_ensemble_is_the_smoothed_mean_of_the_seeds(root, tmp_path):
     """The oracle works on what each seed predicted and knows nothing of networks of members."""
     plan = {"folds": {"a": ["one"], "b": ["two", "four"]}, "seeds": [3, 4], "smooth": 1.5}

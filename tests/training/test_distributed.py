@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from tuban.training.app import run
+from tuban.training.fit import synchronised
+from tuban.training.settings import TrainSettings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
@@ -44,3 +46,14 @@ def test_two_processes_train_as_one_with_twice_the_batch(place_factory, tmp_path
     assert float(apart.max()) < 0.03
     for name, value in one["measured"].items():
         assert two["measured"][name] == pytest.approx(value, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpu", "devices", "together"),
+    [("auto", False, 2, False), ("auto", True, 2, True), ("cpu", True, 2, False), ("gpu", True, 1, False)],
+)
+def test_normalisation_is_synchronised_on_gpus_alone(monkeypatch, accelerator, gpu, devices, together):
+    """torch refuses it on a CPU, which `auto` is where there is no GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    plan = {"accelerator": accelerator, "devices": devices, "data": {"root": "anywhere"}}
+    assert synchronised(TrainSettings.model_validate(plan)) == together

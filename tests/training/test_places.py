@@ -1,12 +1,14 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tuban.errors import UsageError
+from tuban.data.place import IGNORE
+from tuban.errors import SceneError, UsageError
 from tuban.training.places import load_split
-from tuban.training.settings import DataSettings
-from tuban.training.statistics import class_weights, positive_weight, statistics
+from tuban.training.settings import SENTINEL2, DataSettings
+from tuban.training.statistics import class_weights, positive_weight, require_labels, statistics
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,52 @@ def test_the_cache_holds_what_was_read(roots, tmp_path, place_factory):
     (folder / "one").rmdir()
     place_factory(folder / "one", 2)
     assert not np.array_equal(first, load_split(DataSettings(root=folder, cache=tmp_path / "other")).training[0].before)
+
+
+def test_the_cache_follows_the_description_and_may_lie_beside_the_data(tmp_path, place_factory):
+    root = tmp_path / "data"
+    place_factory(root / "one", 1)
+    described = tmp_path / "own.yaml"
+    text = (
+        f"id: own\nbands: [{', '.join(SENTINEL2)}]\ngeoreferenced: true\nroles:\n"
+        "  - {role: before, path: '{item}/before.tif'}\n  - {role: after, path: '{item}/after.tif'}\n"
+        "  - {role: change, path: '{item}/change.tif', unknown: UNKNOWN}\n"
+    )
+    data = DataSettings(root=root, dataset=str(described), cache=root / "cache")
+    described.write_text(text.replace("UNKNOWN", "[]"), encoding="utf-8")
+    for _ in range(2):
+        (place,) = load_split(data).training
+        assert (place.change == 1).any()
+        assert len(list((root / "cache").iterdir())) == 1
+    described.write_text(text.replace("UNKNOWN", "[1]"), encoding="utf-8")
+    assert not (load_split(data).training[0].change == 1).any()
+
+
+def test_a_folder_without_places_is_said_to_be_one(tmp_path):
+    (tmp_path / "dataset.yaml").write_text(
+        "id: own\nbands: [B04]\nroles: [{role: image, path: 'image/{item}.tif'}]", encoding="utf-8"
+    )
+    with pytest.raises(SceneError, match="no place here; `tuban data verify"):
+        load_split(DataSettings(root=tmp_path))
+
+
+def test_no_place_is_not_every_place(roots):
+    with pytest.raises(UsageError, match="leave at least one"):
+        load_split(DataSettings(root=roots[0], places=()))
+
+
+def test_places_that_teach_nothing_are_refused(city_factory):
+    bare = city_factory(labelled=False)
+    require_labels([bare, city_factory()], "change")
+    require_labels([bare], "landcover")  # its land cover is labelled
+    with pytest.raises(UsageError, match="no training place has a label of change"):
+        require_labels([bare], "change")
+    # Single images with land cover are made into pairs.
+    require_labels([dataclasses.replace(bare, after=None)], "change")
+    bare.landcover_before[:] = bare.landcover_after[:] = IGNORE
+    for place, task in ((bare, "landcover"), (dataclasses.replace(bare, after=None), "change")):
+        with pytest.raises(UsageError, match="nothing can be learnt"):
+            require_labels([place], task)
 
 
 def test_statistics_are_those_of_the_pixels(city):

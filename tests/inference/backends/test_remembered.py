@@ -95,6 +95,23 @@ def test_the_folder_is_the_users_where_none_is_named(monkeypatch, tmp_path):
     assert folder().parts[-2:] == ("tuban", "trials")
 
 
+def test_a_user_without_a_home_folder_is_no_reason_to_stop(key, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("TUBAN_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(remembered.Path, "home", homeless)
+    assert recall(key, DAY) == (None, "")
+    assert "TUBAN_CACHE" in remember(key, FOUND, DAY)
+
+
+def test_another_graphics_card_is_another_trial(bundle, key, monkeypatch):
+    remember(key, FOUND, DAY)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert recall(trial_key(bundle, ["change"], tile=512, threads=2, device="auto"), DAY) == (None, "")
+
+
 def test_the_processor_is_told_alike_twice():
     assert processor() == processor() != ""
 
