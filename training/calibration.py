@@ -86,20 +86,34 @@ def scaled(histogram: Histogram, slope: float, intercept: float) -> Histogram:
     return Histogram(*(count.astype(np.int64) for count in counts))
 
 
+class UnreachedPrecisionError(UsageError):
+    """No threshold reaches the precision that is asked for."""
+
+
+def require_precision(precision: float) -> None:
+    """Check a stated precision.
+
+    Raises:
+        UsageError: it is no share between 0 and 1.
+    """
+    if not 0 < precision < 1:
+        raise UsageError(f"precision {precision} is out of range; give a share between 0 and 1, e.g. 0.6")
+
+
 def threshold_for_precision(histogram: Histogram, precision: float) -> int:
     """Return the lowest bin from which on the precision is at least that stated: the most recall that it allows.
 
     Raises:
-        UsageError: `precision` is no share, or no threshold reaches it.
+        UnreachedPrecisionError: no threshold reaches it.
+        UsageError: `precision` is no share.
     """
-    if not 0 < precision < 1:
-        raise UsageError(f"precision {precision} is out of range; give a share between 0 and 1, e.g. 0.6")
+    require_precision(precision)
     hits = histogram.changed[::-1].cumsum()[::-1]
     called = hits + histogram.unchanged[::-1].cumsum()[::-1]
     reached = np.flatnonzero((called > 0) & (hits >= precision * called))
     if not reached.size:
         best = float((hits / np.maximum(called, 1)).max())
-        raise UsageError(f"no threshold reaches a precision of {precision}; the best is {best:.3f}")
+        raise UnreachedPrecisionError(f"no threshold reaches a precision of {precision}; the best is {best:.3f}")
     return int(reached[0])
 
 
@@ -122,23 +136,34 @@ def calibration_summary(histograms: Mapping[str, Histogram]) -> dict[str, Any]:
 def precision_summary(histograms: Mapping[str, Histogram], precision: float) -> dict[str, Any]:
     """Return what a threshold chosen for a precision on the other places gives on each place, pooled.
 
+    Where no threshold reaches it, on all places or on those beside one, `threshold` or `held_out` is None and `why`
+    says so: the rest of an evaluation is not lost over it.
+
     Raises:
-        UsageError: `precision` is out of range or never reached.
+        UsageError: `precision` is out of range.
     """
-    chosen = threshold_for_precision(pool(list(histograms.values())), precision)
-    result: dict[str, Any] = {"stated": precision, "threshold": round(chosen / BINS, 4)}
-    if len(histograms) < 2:
-        return result | {"held_out": None}
+    result: dict[str, Any] = {"stated": precision, "threshold": None, "held_out": None}
+    try:
+        result["threshold"] = round(threshold_for_precision(pool(list(histograms.values())), precision) / BINS, 4)
+        if len(histograms) < 2:
+            return result | {"why": "one place is too few to test it on others"}
+        return result | _tested(histograms, precision)
+    except UnreachedPrecisionError as error:
+        return result | {"why": str(error)}
+
+
+def _tested(histograms: Mapping[str, Histogram], precision: float) -> dict[str, Any]:
     hits = called = truth = 0
     for name, mine in histograms.items():
         others = pool([h for other, h in histograms.items() if other != name])
-        at = threshold_for_precision(others, precision)
+        try:
+            at = threshold_for_precision(others, precision)
+        except UnreachedPrecisionError as error:
+            return {"why": f"without {name}, {error}"}
         hits += int(mine.changed[at:].sum())
         called += int(mine.changed[at:].sum() + mine.unchanged[at:].sum())
         truth += int(mine.changed.sum())
-    return result | {
-        "held_out": {"precision": round(hits / max(called, 1), 4), "recall": round(hits / max(truth, 1), 4)}
-    }
+    return {"held_out": {"precision": round(hits / max(called, 1), 4), "recall": round(hits / max(truth, 1), 4)}}
 
 
 def _held_out(

@@ -10,6 +10,7 @@ import numpy as np
 import tuban
 from tuban.data.replacing import write_text
 from tuban.errors import PairError, UsageError
+from tuban.training.calibration import require_precision
 from tuban.training.change_accuracy import CoverCounts, PlaceResult, change_summary, measure_place
 from tuban.training.evaluation_report import lines, page
 from tuban.training.labelled import against, labelled_items, require_bands, with_change
@@ -64,11 +65,13 @@ def evaluate(
 
     Raises:
         SceneError: the folder is not recognised, or no place has labels.
-        UsageError: `places` names one that is not there, an option needs a change bundle, or the bundle needs a band
-            that the data set lacks.
+        UsageError: `places` names one that is not there, `precision` is no share, an option needs a change bundle, or
+            the bundle needs a band that the data set lacks.
         PairError: every pair was refused.
         OutputError: the results cannot be written.
     """
+    if precision is not None:
+        require_precision(precision)
     items = labelled_items(root, dataset, places)
     require_bands(bundle, items)
     pictures: dict[str, bytes] = {}

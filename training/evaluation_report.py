@@ -122,9 +122,10 @@ def _calibration_lines(result: Mapping[str, Any]) -> list[str]:
         got = (
             f"chosen on the other places it gives precision {held_out['precision']} and recall {held_out['recall']}"
             if held_out
-            else "one place is too few to test it on others"
+            else stated["why"]
         )
-        text.append(f"For a precision of {stated['stated']} the threshold is {stated['threshold']}; {got}.")
+        at = "there is no threshold" if stated["threshold"] is None else f"the threshold is {stated['threshold']}"
+        text.append(f"For a precision of {stated['stated']} {at}; {got}.")
     return text
 
 

@@ -62,7 +62,22 @@ def test_no_place_chooses_its_own_threshold():
     upside_down = Histogram(places["odd"].unchanged, places["odd"].changed)
     summary = precision_summary({**places, "odd": upside_down}, 0.7)
     assert summary["held_out"]["precision"] == pytest.approx(0.7, abs=0.03)
-    assert precision_summary({"a": places["a"]}, 0.7)["held_out"] is None
+    alone = precision_summary({"a": places["a"]}, 0.7)
+    assert alone["threshold"] is not None
+    assert alone["held_out"] is None
+    assert "one place" in alone["why"]
+
+
+def test_a_precision_out_of_reach_is_said_and_loses_nothing():
+    never = Histogram.of(np.full(100, 0.9), np.zeros(100, np.uint8))
+    summary = precision_summary({"a": never, "b": never}, 0.5)
+    assert (summary["threshold"], summary["held_out"]) == (None, None)
+    assert "no threshold reaches a precision of 0.5" in summary["why"]
+    # Reached together, but not without the one place that has changes.
+    only = precision_summary({"a": overconfident(2), "b": never}, 0.5)
+    assert only["threshold"] is not None
+    assert only["held_out"] is None
+    assert only["why"].startswith("without a, no threshold")
 
 
 def test_platt_recovers_a_known_miscalibration():
