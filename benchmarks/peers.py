@@ -166,12 +166,17 @@ def _table(out: Path, ours: Path | None, models: Sequence[str]) -> str:
     rows = {f"torchgeo {MODELS[model]}": report(out / model) for model in models}
     if ours is not None:
         rows["**tuban s2-change**"] = json.loads((ours / "crossval.json").read_text(encoding="utf-8"))
+    measured_on = {name: sorted(sorted(places) for places in found["folds"].values()) for name, found in rows.items()}
+    folds = next(iter(measured_on.values()))
+    if any(other != folds for other in measured_on.values()):
+        raise SystemExit(f"these were measured on different folds: {measured_on}; finish the runs")
     lines = [
-        "# Change on the ten labelled OSCD cities, peers beside tuban",
+        "# Change in labelled OSCD cities, peers beside tuban",
         "",
         (
-            "Five folds by place; each fold's threshold and calibration from the others, but for the column `one "
-            "threshold`: F1 at the one threshold that is best for all places together. Objects of 2,000 m² and more."
+            f"{len(folds)} folds by place ({'; '.join(', '.join(places) for places in folds)}), one seed; each fold's "
+            "threshold and calibration from the others, but for the column `one threshold`: F1 at the one threshold "
+            "that is best for all places together. Objects of 2,000 m² and more."
         ),
         "",
         "| network | F1 (95 %) | one threshold | precision | recall | average precision | object recall | precision |",
