@@ -194,7 +194,8 @@ def allot(
     if not (isfinite(total) and total >= 0 and np.isfinite(amounts).all() and (amounts >= 0).all()):
         raise UsageError("allot: parts and total must be finite and not negative; repair the geometry they come from")
     unit = 10**decimals
-    whole = round(total * unit)
+    # Not round(total * unit): 4060.075 is a little less than it says, 406007.5 is not, and goes the other way.
+    whole = round(round(total, decimals) * unit)
     if not len(amounts):
         if whole:
             raise UsageError(f"allot: no parts for a total of {total}; give at least one part, or a total of 0")

@@ -68,9 +68,7 @@ def _parts(whole: float | None, *parts: float | None) -> list[float]:
     if sum(map(bool, parts)) <= 1:  # as most are: the one part is the whole
         return [round(whole, 2) if part else 0.0 for part in parts]
     try:
-        # In degrees a cut adds a vertex to an edge that is no geodesic, so parts and whole differ by the bow of that
-        # edge: some 1e-6 for edges of 100 m, 1e-4 for 10 km. A larger gap is told by the numbers as measured.
-        return [float(v) for v in allot([part or 0.0 for part in parts], whole, tolerance=1e-3)]
+        return [float(v) for v in allot([part or 0.0 for part in parts], whole)]
     except UsageError:  # pragma: no cover - parts are differences of measured wholes
         return [_m2(part) for part in parts]
 

@@ -187,3 +187,9 @@ def test_every_zone_of_cgcs2000_gives_the_same_area(epsg):
     forward = pyproj.Transformer.from_crs(4490, crs, always_xy=True)
     drawn = shapely.transform(field, forward.transform, interleaved=False)
     assert geodesic_area([drawn], crs)[0] == pytest.approx(geodesic_area([field], 4490)[0], rel=1e-8)
+
+
+@pytest.mark.parametrize("total", [4060.075, 2.675, 1.005, 0.125, 1234567.895])
+def test_allot_rounds_a_half_as_round_does(total):
+    """`round(total * 100)` and `round(total, 2)` part ways where the product rounds to a half."""
+    assert round(sum(allot([total / 3, total / 3, total / 3], total)), 2) == round(total, 2)
